@@ -1,0 +1,100 @@
+/** What the arbitrator says: orders to servers, questions, and summaries to people. */
+import * as v from "valibot";
+import { PositionSchema, ReportSchema } from "./dbserver.ts";
+import {
+  CountSchema,
+  FingerprintSchema,
+  MillisSchema,
+  NameSchema,
+  PartyIdSchema,
+  UuidSchema,
+  WordsSchema,
+} from "./envelope.ts";
+
+/** What every order carries: under which epoch, by whose store, on which report of the receiver. */
+const orderEntries = {
+  epoch: CountSchema,
+  storeId: v.pipe(v.string(), v.minLength(1), v.maxLength(64)),
+  /** The receiver's own report on which this was decided; it refuses if that is no longer young. */
+  reportNumber: CountSchema,
+  because: WordsSchema,
+};
+
+/** Why nothing outside the component can be a writable Primary. */
+export const BASES = ["arithmetic", "confirmed", "outwaited", "forced"] as const;
+
+/** `make_primary` to a server: form the Primary component, if things are still as they were. */
+export const MakePrimarySchema = v.strictObject({
+  ...orderEntries,
+  segment: NameSchema,
+  /** The non-Primary view in which the receiver must be. */
+  expectedFingerprint: FingerprintSchema,
+  /** The Primary view from which every member of the component came. */
+  notedView: v.nullable(FingerprintSchema),
+  forkPoint: v.nullable(PositionSchema),
+  basis: v.picklist(BASES),
+});
+export type MakePrimary = v.InferOutput<typeof MakePrimarySchema>;
+
+/** `evict`: exclude silent members without waiting for Galera's own detection. */
+export const EvictSchema = v.strictObject({
+  ...orderEntries,
+  uuids: v.pipe(v.array(UuidSchema), v.minLength(1), v.maxLength(64)),
+  expectedFingerprint: FingerprintSchema,
+});
+export type Evict = v.InferOutput<typeof EvictSchema>;
+
+/** `bootstrap`, `start`, `reseed`: orders to a stopped server, with the position it was judged by. */
+export const StartOrderSchema = v.strictObject({
+  ...orderEntries,
+  position: v.nullable(PositionSchema),
+});
+export type StartOrder = v.InferOutput<typeof StartOrderSchema>;
+
+export const RequestStatusSchema = v.strictObject({ because: WordsSchema });
+export type RequestStatus = v.InferOutput<typeof RequestStatusSchema>;
+
+/** A decision as a value: which rule, why, and what would change it. */
+export const VerdictSchema = v.strictObject({
+  rule: v.pipe(v.string(), v.maxLength(64)),
+  because: WordsSchema,
+  wouldChange: WordsSchema,
+});
+export type Verdict = v.InferOutput<typeof VerdictSchema>;
+
+/** `status_summary` as answered to a person. */
+export const SummarySchema = v.strictObject({
+  cluster: NameSchema,
+  health: v.picklist(["healthy", "degraded", "no_writable_primary", "cannot_tell"]),
+  because: WordsSchema,
+  primarySegment: NameSchema,
+  servingSegment: v.nullable(NameSchema),
+  epoch: CountSchema,
+  epochHolder: v.nullable(NameSchema),
+  notedView: v.nullable(FingerprintSchema),
+  paused: v.boolean(),
+  configVersion: CountSchema,
+  servers: v.array(
+    v.strictObject({
+      id: PartyIdSchema,
+      name: NameSchema,
+      segment: NameSchema,
+      /** Age of the latest report; null if there has been none. */
+      heardAgoMs: v.nullable(MillisSchema),
+      retired: v.boolean(),
+      draining: v.boolean(),
+      report: v.nullable(ReportSchema),
+    }),
+  ),
+  /** Per segment: may it be promoted, and if not, which rule says no. */
+  segments: v.array(
+    v.strictObject({ name: NameSchema, weight: CountSchema, verdict: VerdictSchema }),
+  ),
+  /** The latest decisions, newest first, `agoMs` before the answer. */
+  decisions: v.pipe(
+    v.array(v.strictObject({ agoMs: v.pipe(v.number(), v.minValue(0)), verdict: VerdictSchema })),
+    v.maxLength(32),
+  ),
+  warnings: v.pipe(v.array(WordsSchema), v.maxLength(64)),
+});
+export type Summary = v.InferOutput<typeof SummarySchema>;

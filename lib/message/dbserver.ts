@@ -1,0 +1,130 @@
+/** What a server watchdog says: how its mariadbd is. */
+import * as v from "valibot";
+import {
+  CountSchema,
+  FingerprintSchema,
+  MillisSchema,
+  NameSchema,
+  SeqnoSchema,
+  UuidSchema,
+  WordsSchema,
+} from "./envelope.ts";
+
+export const GROUPS = ["complete", "segment", "partial", "single", "down"] as const;
+
+/** One member of the Galera view that the reporter is in. */
+export const MemberSchema = v.strictObject({
+  uuid: UuidSchema,
+  name: v.pipe(v.string(), v.maxLength(128)),
+});
+export type Member = v.InferOutput<typeof MemberSchema>;
+
+/** Where the data of a server stands. */
+export const PositionSchema = v.strictObject({
+  uuid: UuidSchema,
+  seqno: SeqnoSchema,
+});
+export type Position = v.InferOutput<typeof PositionSchema>;
+
+/** `db_status_report`: the whole state of one server, as its watchdog last saw it. */
+export const ReportSchema = v.strictObject({
+  /** Rises with every report of this session; orders quote the one they were decided on. */
+  reportNumber: CountSchema,
+  /** At which URL the watchdog is reached. */
+  url: v.pipe(v.string(), v.maxLength(256)),
+  running: v.picklist(["up", "down", "unknown"]),
+  serving: v.picklist(["on", "off", "unknown"]),
+  primary: v.picklist(["yes", "no", "unknown"]),
+  group: v.picklist(GROUPS),
+  /** Identity of the present view; null where mariadbd is in none. */
+  fingerprint: v.nullable(FingerprintSchema),
+  members: v.pipe(v.array(MemberSchema), v.maxLength(128)),
+  stateUuid: v.nullable(UuidSchema),
+  lastCommitted: SeqnoSchema,
+  /** `wsrep_local_state_comment`. */
+  localState: v.pipe(v.string(), v.maxLength(64)),
+  /** `wsrep_evs_state`. */
+  evsState: v.nullable(v.pipe(v.string(), v.maxLength(64))),
+  /** `pc.weight` of this server, null where mariadbd does not say. */
+  weight: v.nullable(CountSchema),
+  /** Share of time that flow control paused replication, 0 to 1, since the previous poll. */
+  flowControl: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
+  /** Client statements are refused: read back, not just ordered. */
+  fenced: v.boolean(),
+  /** An order of a person: no new client connections. */
+  draining: v.boolean(),
+  /** A stop was ordered: said before mariadbd gets SIGTERM. */
+  leaving: v.boolean(),
+  /** Position of a stopped server, null while it runs or where none can be read. */
+  position: v.nullable(PositionSchema),
+  /** `safe_to_bootstrap` of grastate.dat while stopped. */
+  safeToBootstrap: v.boolean(),
+  /** Highest epoch that this server has heard of (durable). */
+  epochSeen: CountSchema,
+  /** Epoch under which it last served (durable). */
+  epochServed: CountSchema,
+  /** Its last Primary view: what it can be promoted from. Null since mariadbd's start until there is one. */
+  lastPrimary: v.nullable(
+    v.strictObject({
+      fingerprint: FingerprintSchema,
+      /** Was it Synced in it. */
+      synced: v.boolean(),
+    }),
+  ),
+  /** Write probe: commits flow; hang; hang for flow control or DDL ("held"); or were not tried. */
+  probe: v.picklist(["flowing", "hanging", "held", "off"]),
+  /** `wsrep_gcomm_uuid` of this mariadbd, or of the last one that ran. */
+  gcommUuid: v.nullable(UuidSchema),
+  /** A guard process stands ready to kill an unfenced mariadbd of a dead watchdog. */
+  guard: v.boolean(),
+  /** Has rows beyond a fork point: must take a full state transfer before it serves. */
+  diverged: v.boolean(),
+  /** Age of the poll behind this report. */
+  pollAgeMs: MillisSchema,
+  versions: v.strictObject({
+    server: v.pipe(v.string(), v.maxLength(64)),
+    provider: v.pipe(v.string(), v.maxLength(64)),
+    minder: v.pipe(v.string(), v.maxLength(64)),
+  }),
+  /** Why it serves or does not, in words. */
+  because: WordsSchema,
+});
+export type Report = v.InferOutput<typeof ReportSchema>;
+
+/** Start of an epoch: the last (state UUID, seqno) known to be common to both sides. */
+export const EpochRecordSchema = v.strictObject({
+  epoch: CountSchema,
+  segment: NameSchema,
+  forkPoint: v.nullable(PositionSchema),
+});
+export type EpochRecord = v.InferOutput<typeof EpochRecordSchema>;
+
+/** `ack`: the answer to most messages, with whatever the sender may now rely on. */
+export const AckSchema = v.strictObject({
+  outcome: v.picklist(["ok", "refused", "failed"]),
+  because: WordsSchema,
+  /** Promise not to give another segment the right to be primary for `ms` from this answer on. */
+  promise: v.nullable(
+    v.strictObject({
+      ms: MillisSchema,
+      /** The view for which it was given. */
+      view: FingerprintSchema,
+      /** The grant under which a solo view may serve; null for a joint view only. */
+      epoch: v.nullable(CountSchema),
+    }),
+  ),
+  /** From the arbitrator only: what is, beside the promise. */
+  arbitrator: v.nullable(
+    v.strictObject({
+      /** Names the arbitrator's store; a server is bound to the first it obeyed. */
+      storeId: v.pipe(v.string(), v.maxLength(64)),
+      epoch: CountSchema,
+      /** Epochs newer than the one that the reporter last served under. */
+      epochs: v.pipe(v.array(EpochRecordSchema), v.maxLength(64)),
+      draining: v.boolean(),
+      /** Verdict for a stopped server. */
+      start: v.picklist(["join", "reseed", "bootstrap", "wait"]),
+    }),
+  ),
+});
+export type Ack = v.InferOutput<typeof AckSchema>;
