@@ -1,7 +1,9 @@
 /**
- * What every role's deciding part looks like: three synchronous, total functions over plain values.
+ * What every role's deciding part looks like: synchronous, total functions over plain values.
  * A core reads no clock, draws no chance and does no input or output; it is told, and it asks.
  */
+import type { PartyId } from "../message/envelope.ts";
+import type { Body, BodyFrom, BodyTo } from "../message/mod.ts";
 
 /** Monotonic milliseconds of one process. Never compared with those of another host. */
 export type Millis = number;
@@ -16,6 +18,59 @@ export interface Step<State, Effect> {
 export interface Core<State, Event, Effect> {
   /** Takes one event. Never throws on input from outside, never awaits. */
   step(state: State, event: Event, now: Millis): Step<State, Effect>;
-  /** Earliest deadline held in the state, `Infinity` if there is none. After every step the loop arms its one timer at it. */
+  /** Earliest deadline held in the state, `Infinity` if none. The loop arms its one timer at it. */
   dueAt(state: State): Millis;
 }
+
+/** The roles that have a core. */
+export type Role = "arbitrator" | "dbserver" | "dbclient";
+
+/** The one timer fired, or somebody brought it forward. Also the first event after start. */
+export interface Wakeup {
+  readonly on: "wakeup";
+}
+
+/** A message has come, new and from a party that may send it; `ticket` names the wait for its reply. */
+export interface Arrived<R extends Role> {
+  readonly on: "message";
+  readonly from: PartyId;
+  readonly body: Exclude<BodyTo<R>, { verb: "ack" }>;
+  readonly ticket: number;
+}
+
+/** The reply to a message that this core sent. */
+export interface Answered {
+  readonly on: "answered";
+  readonly by: PartyId;
+  /** What was sent. */
+  readonly sent: Body;
+  /** When it was first sent, on this process's own clock: promises count from here. */
+  readonly sentAt: Millis;
+  readonly reply: Body;
+}
+
+/** The process was suspended, or its clocks disagree: every promise held counts as expired. */
+export interface Suspended {
+  readonly on: "suspended";
+  readonly forMs: Millis;
+}
+
+/** State a message to a peer. A newer one of the same verb to the same peer replaces it. */
+export interface Send<R extends Role> {
+  readonly do: "send";
+  readonly to: PartyId;
+  readonly body: Exclude<BodyFrom<R>, { verb: "ack" }>;
+  /** Not sent again after this long: commands expire. `Infinity`: until a newer state replaces it. */
+  readonly expiresMs: Millis;
+}
+
+/** Answer the message of that ticket. A ticket is answered at most once; later answers are dropped. */
+export interface Reply<R extends Role> {
+  readonly do: "reply";
+  readonly ticket: number;
+  readonly body: BodyFrom<R>;
+}
+
+/** Events and effects that all roles share. */
+export type CommonEvent<R extends Role> = Wakeup | Arrived<R> | Answered | Suspended;
+export type CommonEffect<R extends Role> = Send<R> | Reply<R>;

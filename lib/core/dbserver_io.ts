@@ -1,0 +1,90 @@
+/** What the server watchdog's core is told and asks for. The core itself is dbserver.ts. */
+import type { Position } from "../message/dbserver.ts";
+import type { Notify } from "../message/wsrep_notify_cmd.ts";
+import type { WsrepStatus } from "../wsrep_status.ts";
+import type { CommonEffect, CommonEvent, Millis } from "./core.ts";
+
+/** What a watchdog must not forget: written with fsync before anything that depends on it. */
+export interface ServerDurable {
+  /** Store of the arbitrator that it obeys; null until the first. */
+  readonly storeId: string | null;
+  readonly epochSeen: number;
+  /** Highest epoch whose order was obeyed. */
+  readonly epochObeyed: number;
+  /** Epoch under which it last served. */
+  readonly epochServed: number;
+  /** Where it stood when it last left Primary without having been proven in line since. */
+  readonly leftPrimary: Position | null;
+}
+
+export const SERVER_DURABLE_NONE: ServerDurable = {
+  storeId: null,
+  epochSeen: 0,
+  epochObeyed: 0,
+  epochServed: 0,
+  leftPrimary: null,
+};
+
+/** Is there a mariadbd, as the kernel says. */
+export type ProcessFact =
+  | { readonly is: "running"; readonly pid: number; readonly startTime: number }
+  | { readonly is: "stopped"; readonly because: string };
+
+export type DbServerEvent =
+  | CommonEvent<"dbserver">
+  /** The kernel's word: at start, after a start, and at once when the process ends. */
+  | { readonly on: "process"; readonly process: ProcessFact }
+  | {
+      readonly on: "polled";
+      readonly startedAt: Millis;
+      /** Null if SQL did not answer in time; `error` says why. */
+      readonly status: WsrepStatus | null;
+      readonly error: string | null;
+    }
+  /** The write probe ended: committed, refused at once (not Primary, fenced: says nothing), or timed out. */
+  | {
+      readonly on: "probed";
+      readonly startedAt: Millis;
+      readonly outcome: "committed" | "refused" | "hung" | "held";
+      readonly error: string | null;
+    }
+  | {
+      readonly on: "position";
+      readonly position: Position | null;
+      readonly safeToBootstrap: boolean;
+      readonly error: string | null;
+    }
+  /** An effect that has no event of its own has ended. */
+  | { readonly on: "done"; readonly effect: DbServerEffect; readonly error: string | null };
+
+export type DbServerEffect =
+  | CommonEffect<"dbserver">
+  | { readonly do: "poll" }
+  | { readonly do: "probe" }
+  /** Refuse client statements and cut all client sessions; read back. */
+  | { readonly do: "fence"; readonly because: string }
+  | { readonly do: "unfence"; readonly because: string }
+  /** `pc.bootstrap=YES`, if on the same connection the view is still the expected one and non-Primary. */
+  | { readonly do: "form_primary"; readonly expectedFingerprint: string; readonly epoch: number }
+  /** `evs.evict` each UUID; an empty list clears it. */
+  | { readonly do: "evict"; readonly uuids: readonly string[] }
+  | { readonly do: "read_position" }
+  /** Start mariadbd fenced, without gvwstate.dat. */
+  | {
+      readonly do: "start";
+      readonly mode: "join" | "bootstrap";
+      readonly position: Position | null;
+    }
+  /** SIGTERM, then SIGKILL after `graceMs`. */
+  | { readonly do: "stop"; readonly graceMs: Millis }
+  | { readonly do: "kill"; readonly because: string }
+  | { readonly do: "persist"; readonly durable: ServerDurable }
+  /** One line for people and the event log. */
+  | {
+      readonly do: "log";
+      readonly event: string;
+      readonly fields: Readonly<Record<string, unknown>>;
+    };
+
+/** A notification as it reaches the core. */
+export type NotifyBody = { readonly verb: "wsrep_notify_cmd"; readonly parameters: Notify };

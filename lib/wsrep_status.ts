@@ -1,0 +1,76 @@
+/**
+ * What one poll of a mariadbd says, and what follows from it without knowing anything else:
+ * the fingerprint of its view and its group. Pure; effects/mysql.ts fetches the rows.
+ */
+import type { ClusterConfig } from "./cluster_config.ts";
+import type { Member, Report } from "./message/dbserver.ts";
+
+/** One poll, typed. Sources: SHOW GLOBAL STATUS / VARIABLES and WSREP_MEMBERSHIP. */
+export interface WsrepStatus {
+  /** `wsrep_cluster_status`. */
+  readonly primary: boolean;
+  /** `wsrep_ready`. */
+  readonly ready: boolean;
+  /** `wsrep_connected`: false once the provider is closed. */
+  readonly connected: boolean;
+  /** `wsrep_cluster_state_uuid`, null if all zero or absent. */
+  readonly stateUuid: string | null;
+  /** `wsrep_last_committed`, -1 if none. */
+  readonly lastCommitted: number;
+  /** `wsrep_local_state_comment`. */
+  readonly localState: string;
+  readonly gcommUuid: string | null;
+  readonly evsState: string | null;
+  /** Members of the present view; empty if none. */
+  readonly members: readonly Member[];
+  /** `pc.weight` out of wsrep_provider_options; null if the provider is closed. */
+  readonly weight: number | null;
+  /** `wsrep_cluster_weight`. */
+  readonly clusterWeight: number | null;
+  /** `wsrep_flow_control_paused_ns`. */
+  readonly flowControlPausedNs: number;
+  readonly flowControlActive: boolean;
+  readonly recvQueue: number;
+  /** `wsrep_reject_queries` is not NONE. */
+  readonly rejecting: boolean;
+  readonly readOnly: boolean;
+  readonly evictList: readonly string[];
+  /** Client sessions other than the watchdog's own and system threads. */
+  readonly clientSessions: number;
+  readonly serverVersion: string;
+  readonly providerVersion: string;
+}
+
+/** Identity of a view; null if there is none. Source: DESIGN words, "fingerprint". */
+export function fingerprint(
+  stateUuid: string | null,
+  primary: boolean,
+  members: readonly Pick<Member, "uuid">[],
+): string | null {
+  if (stateUuid === null || members.length === 0) return null;
+  const uuids = members.map((member) => member.uuid).sort();
+  return `${stateUuid}/${primary ? "P" : "N"}/${uuids.join("+")}`;
+}
+
+/** Member UUIDs of a fingerprint, sorted. */
+export function fingerprintMembers(print: string): readonly string[] {
+  const list = print.slice(print.lastIndexOf("/") + 1);
+  return list === "" ? [] : list.split("+");
+}
+
+/** How a server's Galera members compare with the config. A member that the config does not name makes it partial. */
+export function groupOf(
+  config: ClusterConfig,
+  segment: string,
+  members: readonly Pick<Member, "name">[],
+): Report["group"] {
+  if (members.length === 0) return "down";
+  const present = new Set(members.map((member) => member.name));
+  const own = config.servers.filter((server) => server.segment === segment);
+  const known = config.servers.filter((server) => present.has(server.name));
+  if (known.length !== present.size) return "partial";
+  if (known.length === config.servers.length) return "complete";
+  const ofOwn = known.filter((server) => server.segment === segment);
+  if (ofOwn.length === own.length && known.length === own.length) return "segment";
+  return known.length === 1 ? "single" : "partial";
+}
