@@ -71,6 +71,8 @@ export const ReportSchema = v.strictObject({
       synced: v.boolean(),
     }),
   ),
+  /** The segment in which writers belong, as the arbitrator last named it; null before it has. */
+  primarySegment: v.nullable(NameSchema),
   /** Write probe: commits flow; hang; hang for flow control or DDL ("held"); or were not tried. */
   probe: v.picklist(["flowing", "hanging", "held", "off"]),
   /** `wsrep_gcomm_uuid` of this mariadbd, or of the last one that ran. */
@@ -113,12 +115,15 @@ export const AckSchema = v.strictObject({
       epoch: v.nullable(CountSchema),
     }),
   ),
+  /** Epoch under which the answering server last served; null from the arbitrator and from clients. */
+  epochServed: v.nullable(CountSchema),
   /** From the arbitrator only: what is, beside the promise. */
   arbitrator: v.nullable(
     v.strictObject({
       /** Names the arbitrator's store; a server is bound to the first it obeyed. */
       storeId: v.pipe(v.string(), v.maxLength(64)),
       epoch: CountSchema,
+      primarySegment: NameSchema,
       /** Epochs newer than the one that the reporter last served under. */
       epochs: v.pipe(v.array(EpochRecordSchema), v.maxLength(64)),
       draining: v.boolean(),
