@@ -79,6 +79,10 @@ export interface DbClientConfig {
   readonly host: string;
   readonly port: number;
   readonly policy: "single-writer" | "local-first" | "spread";
+  /** Weight 1 to 100 of a server or a segment, by name; the server's own comes first. @default 100 each */
+  readonly weights?: Readonly<Record<string, number>>;
+  /** Sessions of a drained server are cut after so long. @default never */
+  readonly drainCutMs?: number;
   readonly balancer: {
     readonly kind: "haproxy" | "glbd";
     /** Unix socket path or host:port of the control socket. */
