@@ -1,0 +1,380 @@
+/**
+ * Which server of the cluster gets how many of this client's connections: tables and pure functions.
+ *
+ * First each server is judged on its own (JUDGEMENTS: the first row that holds), then the client's
+ * policy places all of them. Two invariants: load alone never takes out the last server that
+ * serves, and the choice of the writer rests on nothing but what every client minder hears in the
+ * same reports, so that all of them choose the same one without talking to each other.
+ */
+import type { ClusterConfig, DbClientConfig, DbServerConfig } from "../cluster_config.ts";
+import type { Report } from "../message/dbserver.ts";
+
+/** What the balancer shall do with a server. */
+export type Place =
+  /** New connections in this proportion, 1 to 100. */
+  | { readonly as: "up"; readonly weight: number }
+  /** No new connections; those it has may end in their own time. */
+  | { readonly as: "drain" }
+  /** Not to be used at all. Cutting what is left is a separate list. */
+  | { readonly as: "out" };
+
+/** One server's place, and why. */
+export interface Placed {
+  /** The server's name, also in the balancer. */
+  readonly name: string;
+  readonly host: string;
+  /** Of mariadbd. */
+  readonly port: number;
+  readonly place: Place;
+  readonly because: string;
+}
+
+/** What the balancer's table shall be: every server of the config, in the config's order. */
+export type Target = readonly Placed[];
+
+/** Share of time paused by flow control at which a server counts as loaded, and as calm again. */
+export const FLOW_LOADED = 0.25;
+export const FLOW_CALM = 0.05;
+
+/** How far behind the most advanced server one must be to count as loaded, and as calm again. */
+export const LAG_LOADED_MS = 3000;
+export const LAG_CALM_MS = 1500;
+
+/** Calm for so long, a loaded server gets its weight back. */
+export const CALM_MS = 5000;
+
+/** A server that was not fit for writing is chosen as writer again only after so long of being fit. */
+export const STEADY_MS = 10_000;
+
+/** A loaded server keeps this part of its weight. */
+const LOADED_PART = 0.25;
+
+/** Weight where the config gives none. */
+const WEIGHT_DEFAULT = 100;
+
+/** What is known of one server at one moment. */
+export interface ServerFacts {
+  /** Its latest report; null if there has been none. */
+  readonly report: Report | null;
+  /** Its watchdog has not been heard for suspectMs while others were. */
+  readonly silent: boolean;
+  /** Its watchdog is overdue, if only by half an interval. */
+  readonly overdue: boolean;
+  /** Do Primary servers, in reports younger than its own, name it as a member of their view. */
+  readonly listed: "yes" | "no" | "unknown";
+  /** Its write probe has hung for so long that a common stall would show on the others as well. */
+  readonly hangs: boolean;
+  /** A person has put it into maintenance at this very balancer. */
+  readonly held: boolean;
+}
+
+/** What one server is good for. */
+export type Standing =
+  /** Takes connections. */
+  | "serving"
+  /** No clear word: used only if no other server serves. */
+  | "doubtful"
+  /** No new connections, by order. */
+  | "draining"
+  /** Not to be used. */
+  | "gone";
+
+interface Judgement {
+  readonly id: string;
+  readonly when: (facts: ServerFacts) => boolean;
+  readonly standing: Standing;
+  /** Sessions that it still has are cut. */
+  readonly cut: boolean;
+  readonly because: string;
+}
+
+/** The first row that holds decides; the last one always does. */
+export const JUDGEMENTS = [
+  {
+    id: "never_heard_but_listed",
+    when: ({ report, listed }) => report === null && listed === "yes",
+    standing: "doubtful",
+    cut: false,
+    because: "its watchdog has not been heard, but the others name it as a member",
+  },
+  {
+    id: "never_heard",
+    when: ({ report, listed }) => report === null && listed === "no",
+    standing: "gone",
+    cut: true,
+    because: "its watchdog has not been heard, and it is in no Primary view",
+  },
+  {
+    id: "unknown",
+    when: ({ report }) => report === null,
+    standing: "doubtful",
+    cut: false,
+    because: "its watchdog has not been heard, and nobody can say how it is",
+  },
+  {
+    id: "down",
+    when: ({ report }) => report?.running === "down",
+    standing: "gone",
+    cut: true,
+    because: "mariadbd is down",
+  },
+  {
+    id: "fenced",
+    when: ({ report }) => report?.fenced === true,
+    standing: "gone",
+    cut: true,
+    because: "it is fenced",
+  },
+  {
+    id: "not_primary",
+    when: ({ report }) => report?.primary === "no",
+    standing: "gone",
+    cut: true,
+    because: "it is not Primary",
+  },
+  {
+    // A view without it is the others' agreement that it is gone: no need to wait for its silence.
+    id: "lost",
+    when: ({ overdue, listed }) => overdue && listed === "no",
+    standing: "gone",
+    cut: true,
+    because: "its watchdog is overdue, and the others' Primary view is without it",
+  },
+  {
+    id: "not_serving",
+    when: ({ report }) => report?.serving === "off",
+    standing: "gone",
+    cut: false,
+    because: "it does not serve",
+  },
+  {
+    id: "held",
+    when: ({ held }) => held,
+    standing: "draining",
+    cut: false,
+    because: "a person put it into maintenance at the balancer",
+  },
+  {
+    id: "leaving",
+    when: ({ report }) => report?.leaving === true,
+    standing: "draining",
+    cut: false,
+    because: "a stop was ordered",
+  },
+  {
+    id: "draining",
+    when: ({ report }) => report?.draining === true,
+    standing: "draining",
+    cut: false,
+    because: "a person drains it",
+  },
+  {
+    id: "silent",
+    when: ({ silent }) => silent,
+    standing: "doubtful",
+    cut: false,
+    because: "its watchdog is silent while others speak",
+  },
+  {
+    id: "unclear",
+    when: ({ report }) =>
+      report?.running === "unknown" ||
+      report?.serving === "unknown" ||
+      report?.primary === "unknown",
+    standing: "doubtful",
+    cut: false,
+    because: "its mariadbd does not answer its watchdog",
+  },
+  {
+    id: "hangs",
+    when: ({ hangs }) => hangs,
+    standing: "doubtful",
+    cut: false,
+    because: "its writes hang",
+  },
+  {
+    id: "serves",
+    when: () => true,
+    standing: "serving",
+    cut: false,
+    because: "it serves",
+  },
+] as const satisfies readonly Judgement[];
+
+export type JudgementId = (typeof JUDGEMENTS)[number]["id"];
+
+/** The first row of JUDGEMENTS that holds. */
+export function judge(facts: ServerFacts): Judgement & { readonly id: JudgementId } {
+  for (const row of JUDGEMENTS) if (row.when(facts)) return row;
+  throw new Error("The last judgement always holds");
+}
+
+/** A server as the policies see it. */
+export interface Candidate {
+  readonly server: DbServerConfig;
+  readonly standing: Standing;
+  readonly because: string;
+  /** Neither a donor, nor desynced, nor still catching up. */
+  readonly synced: boolean;
+  /** Flow-controlled or behind, with hysteresis. */
+  readonly loaded: boolean;
+  /** Fit for writing for STEADY_MS, or ever since this minder has known it. */
+  readonly steady: boolean;
+  /** Where writers belong, as the arbitrator last told it; null where it has not. */
+  readonly primarySegment: string | null;
+  /** Highest epoch that it has heard of. */
+  readonly epochSeen: number;
+}
+
+/** Weight of a server for this client: its own, else its segment's, else 100; always 1 to 100. */
+export function weightFor(client: DbClientConfig, server: DbServerConfig): number {
+  const given = client.weights?.[server.name] ?? client.weights?.[server.segment] ?? WEIGHT_DEFAULT;
+  return Math.min(100, Math.max(1, Math.round(given)));
+}
+
+/**
+ * The segment in which writers belong: what the serving servers say who know the newest epoch, by
+ * their majority; else the configured one.
+ */
+export function writingSegment(config: ClusterConfig, candidates: readonly Candidate[]): string {
+  const voters = candidates.filter(({ standing }) => standing === "serving");
+  const newest = Math.max(...voters.map(({ epochSeen }) => epochSeen));
+  const votes = new Map<string, number>();
+  for (const { primarySegment, epochSeen } of voters) {
+    if (primarySegment === null || epochSeen < newest) continue;
+    votes.set(primarySegment, (votes.get(primarySegment) ?? 0) + 1);
+  }
+  let best = config.primarySegment;
+  for (const { name } of config.segments) {
+    if ((votes.get(name) ?? 0) > (votes.get(best) ?? 0)) best = name;
+  }
+  return best;
+}
+
+/**
+ * The servers in the order in which they are asked to write, the writer first: those of the segment
+ * in which writers belong, then the others, each in the config's order. Unlike flow control or lag,
+ * all of this reads the same for every client minder; `steady` differs between them by no more than
+ * their reports' delays.
+ */
+export function succession(
+  config: ClusterConfig,
+  candidates: readonly Candidate[],
+): readonly Candidate[] {
+  const segment = writingSegment(config, candidates);
+  const place = new Map(config.servers.map((server, index) => [server.id, index]));
+  const rank = (candidate: Candidate): readonly number[] => [
+    candidate.standing === "serving" ? 0 : 1,
+    candidate.synced ? 0 : 1,
+    candidate.steady ? 0 : 1,
+    candidate.server.segment === segment ? 0 : 1,
+    place.get(candidate.server.id) ?? config.servers.length,
+  ];
+  return candidates
+    .filter(({ standing }) => standing === "serving" || standing === "doubtful")
+    .map((candidate) => ({ candidate, key: rank(candidate) }))
+    .sort((a, b) => compareKeys(a.key, b.key))
+    .map(({ candidate }) => candidate);
+}
+
+function compareKeys(a: readonly number[], b: readonly number[]): number {
+  for (const [index, left] of a.entries()) {
+    const right = b[index] ?? left;
+    if (left !== right) return left - right;
+  }
+  return 0;
+}
+
+/** Who takes new connections, and in what proportion; whoever is missing here gets none. */
+interface Share {
+  readonly weight: number;
+  readonly because: string;
+}
+type Shares = ReadonlyMap<DbServerConfig, Share>;
+
+interface PolicyInput {
+  readonly config: ClusterConfig;
+  readonly client: DbClientConfig;
+  /** Only those that may take connections: all of one standing, never a mixture. */
+  readonly able: readonly Candidate[];
+}
+
+/** One row per policy. `standby` says why a server that could serve is given nothing. */
+const POLICIES: Readonly<
+  Record<
+    DbClientConfig["policy"],
+    { readonly share: (input: PolicyInput) => Shares; readonly standby: string }
+  >
+> = {
+  "single-writer": { share: singleWriter, standby: "it stands by: another one writes" },
+  "local-first": { share: localFirst, standby: "it stands by: another one serves" },
+  spread: { share: spread, standby: "it stands by: it is not in step" },
+};
+
+function singleWriter({ config, client, able }: PolicyInput): Shares {
+  const writer = succession(config, able)[0];
+  if (writer === undefined) return new Map();
+  return new Map([
+    [writer.server, { weight: weightFor(client, writer.server), because: "it is the writer" }],
+  ]);
+}
+
+function localFirst(input: PolicyInput): Shares {
+  const near = input.able.filter(({ server }) => server.segment === input.client.segment);
+  return spread(near.length === 0 ? input : { ...input, able: near });
+}
+
+function spread({ client, able }: PolicyInput): Shares {
+  // A donor may be blocked altogether by its state transfer: it waits, if anybody else can serve.
+  const synced = able.filter((candidate) => candidate.synced);
+  const pool = synced.length > 0 ? synced : able;
+  const someCalm = pool.some((candidate) => !candidate.loaded);
+  return new Map(
+    pool.map((candidate) => {
+      const full = weightFor(client, candidate.server);
+      // If all are loaded, or there is but one, less weight for each would mean nothing.
+      if (!candidate.loaded || !someCalm) {
+        return [candidate.server, { weight: full, because: candidate.because }];
+      }
+      const weight = Math.max(1, Math.round(full * LOADED_PART));
+      return [candidate.server, { weight, because: "it serves under load" }];
+    }),
+  );
+}
+
+/** Places every server by the client's policy. */
+export function placeAll(
+  config: ClusterConfig,
+  client: DbClientConfig,
+  candidates: readonly Candidate[],
+): Target {
+  const serving = candidates.filter(({ standing }) => standing === "serving");
+  // Missing information never takes out the last one: where nobody surely serves, doubt does.
+  const able =
+    serving.length > 0 ? serving : candidates.filter(({ standing }) => standing === "doubtful");
+  const policy = POLICIES[client.policy];
+  const shares = policy.share({ config, client, able });
+  return candidates.map((candidate) => {
+    const { server, standing, because } = candidate;
+    const share = shares.get(server);
+    const common = { name: server.name, host: server.host, port: server.mysqlPort };
+    if (share !== undefined) {
+      const place: Place = { as: "up", weight: share.weight };
+      return { ...common, place, because: share.because };
+    }
+    if (standing === "gone") return { ...common, place: { as: "out" }, because };
+    const idle = standing === "serving" ? policy.standby : because;
+    return { ...common, place: { as: "drain" }, because: idle };
+  });
+}
+
+/** Do two places ask the same of a balancer. */
+export function samePlace(a: Place, b: Place): boolean {
+  if (a.as === "up" && b.as === "up") return a.weight === b.weight;
+  return a.as === b.as;
+}
+
+/** In words: `up 100`, `drain`, `out`. */
+export function describePlace(place: Place): string {
+  return place.as === "up" ? `up ${place.weight}` : place.as;
+}
