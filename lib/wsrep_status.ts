@@ -74,3 +74,32 @@ export function groupOf(
   if (ofOwn.length === own.length && known.length === own.length) return "segment";
   return known.length === 1 ? "single" : "partial";
 }
+
+/** A joint view holds at least half of every segment's configured servers. */
+export function isJoint(config: ClusterConfig, memberNames: ReadonlySet<string>): boolean {
+  return config.segments.every(
+    (segment) => countPresent(config, segment.name, memberNames) * 2 >= segment.servers.length,
+  );
+}
+
+/** Does a view hold more than half of a segment's configured servers. */
+export function holdsMajority(
+  config: ClusterConfig,
+  segment: string,
+  memberNames: ReadonlySet<string>,
+): boolean {
+  const size = config.servers.filter((server) => server.segment === segment).length;
+  return countPresent(config, segment, memberNames) * 2 > size;
+}
+
+function countPresent(
+  config: ClusterConfig,
+  segment: string,
+  memberNames: ReadonlySet<string>,
+): number {
+  let present = 0;
+  for (const server of config.servers) {
+    if (server.segment === segment && memberNames.has(server.name)) present++;
+  }
+  return present;
+}

@@ -47,6 +47,8 @@ export interface Applied {
   readonly foreign: readonly string[];
   /** Servers that a person has put into maintenance at the balancer: left alone. */
   readonly held: readonly string[];
+  /** What is odd about its table and not for a minder to put right, in words. */
+  readonly oddities: readonly string[];
   /** The balancer has been started or reloaded since the last pass. */
   readonly restarted: boolean;
   readonly tookMs: Millis;
@@ -501,6 +503,8 @@ function takeApplied(
     effects.push(log("balancer_restarted", { repaired: result.changed, tookMs: result.tookMs }));
   }
   if (result.foreign.length > 0) effects.push(log("foreign_edit", { found: result.foreign }));
+  const odd = result.oddities.filter((words) => !state.applied?.oddities.includes(words));
+  if (odd.length > 0) effects.push(log("balancer_odd", { found: odd }));
   // Only a change of state is news: a balancer that stays away says the same with every pass.
   const before = state.applied?.error ?? null;
   if (error !== null && error !== before) effects.push(log("balancer_wrong", { error }));

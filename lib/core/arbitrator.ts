@@ -1,0 +1,534 @@
+/**
+ * The arbitrator's core: hears reports, makes promises, grants the right to be primary alone, and
+ * answers people. What it decides by is in arbitrator_rules.ts.
+ * Invariant: nothing that rests on a durable fact (a noted view, an epoch) leaves before that fact
+ * is written.
+ */
+import type { ClusterConfig } from "../cluster_config.ts";
+import { unreachable } from "../errors.ts";
+import type { Verdict } from "../message/arbitrator.ts";
+import type { Ack, Report } from "../message/dbserver.ts";
+import type { PartyId } from "../message/envelope.ts";
+import { holdsMajority, isJoint } from "../wsrep_status.ts";
+import { obeyPerson } from "./arbitrator_orders.ts";
+import { chooseBootstrap, startVerdict } from "./arbitrator_outage.ts";
+import { clip, type Facts, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
+import {
+  type ArbitratorDurable,
+  type ArbitratorEffect,
+  type ArbitratorEvent,
+  type ArbitratorState,
+  EPOCHS_MAX,
+  type Grant,
+  namesOf,
+  youngReport,
+} from "./arbitrator_state.ts";
+import { summarize } from "./arbitrator_summary.ts";
+import { emit, log, note, set, type Turn } from "./arbitrator_turn.ts";
+import type { Answered, Arrived, Core, Millis, Step } from "./core.ts";
+
+/** How a process starts: with what it found on disk. */
+export interface ArbitratorStart {
+  readonly config: ClusterConfig;
+  readonly self: PartyId;
+  readonly durable: ArbitratorDurable;
+  /** Why the store cannot be trusted; null if it can. */
+  readonly observing: string | null;
+}
+
+/** Decisions kept for the summary. */
+const DECISIONS_MAX = 32;
+/** After an order that failed. */
+const ORDER_PAUSE_MS = 1_000;
+/** A write that failed is tried again. */
+const WRITE_AGAIN_MS = 1_000;
+/** While a candidate waits for time to pass, it is judged this often. */
+const LOOK_MS = 50;
+
+type ArbitratorCore = Core<ArbitratorState, ArbitratorEvent, ArbitratorEffect> & {
+  initial(now: Millis): ArbitratorState;
+};
+
+export function arbitratorCore(start: ArbitratorStart): ArbitratorCore {
+  return { initial: (now) => initial(start, now), step, dueAt };
+}
+
+function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
+  return {
+    ...start,
+    diskError: null,
+    armedAt: now + start.config.outwaitMs,
+    heard: new Map(),
+    promisedAt: new Map(),
+    longestPromiseMs: start.config.timing.leaseMs,
+    notedAt: Number.NEGATIVE_INFINITY,
+    // Monotonic time does not outlive the process, so a window left open starts anew.
+    windowUntil: start.durable.changedSegment
+      ? now + start.config.timing.promotionWindowMs
+      : Number.NEGATIVE_INFINITY,
+    person: null,
+    undo: null,
+    lookAt: now,
+    orderPauseUntil: Number.NEGATIVE_INFINITY,
+    revision: 0,
+    writtenRevision: 0,
+    writing: false,
+    writeAgainAt: Number.POSITIVE_INFINITY,
+    held: [],
+    verdicts: new Map(),
+    decisions: [],
+  };
+}
+
+function dueAt(state: ArbitratorState): Millis {
+  return Math.min(state.writeAgainAt, state.lookAt);
+}
+
+function step(
+  state: ArbitratorState,
+  event: ArbitratorEvent,
+  now: Millis,
+): Step<ArbitratorState, ArbitratorEffect> {
+  const turn: Turn = { state, effects: [], now };
+  switch (event.on) {
+    case "wakeup":
+      break;
+    case "message":
+      if (event.body.verb === "db_status_report") {
+        hearReport(turn, event.from, event.body.parameters);
+      } else obeyPerson(turn, event);
+      break;
+    case "answered":
+      learnOutcome(turn, event);
+      break;
+    case "suspended":
+      // What was heard is of unknown age, and promises made before the gap may have been outlived.
+      set(turn, { heard: new Map(), armedAt: now + state.config.outwaitMs });
+      log(turn, "suspended", { forMs: event.forMs });
+      break;
+    case "written":
+      written(turn, event);
+      break;
+    default:
+      return unreachable(event);
+  }
+  decide(turn);
+  if (event.on === "message") answer(turn, event);
+  write(turn);
+  return { state: turn.state, effects: turn.effects };
+}
+
+/** Starts a write if there is something unwritten and none under way. */
+function write(turn: Turn): void {
+  const { state, now } = turn;
+  if (state.writing || state.revision === state.writtenRevision) return;
+  if (state.diskError !== null && now < state.writeAgainAt) return;
+  set(turn, { writing: true, writeAgainAt: Number.POSITIVE_INFINITY });
+  turn.effects.push({ do: "write", revision: state.revision, durable: state.durable });
+}
+
+function written(
+  turn: Turn,
+  event: { readonly revision: number; readonly error: string | null },
+): void {
+  const { state, now } = turn;
+  if (event.error !== null) {
+    // Nothing that rests on the unwritten may leave: acks go without a promise, orders not at all.
+    for (const { effect } of state.held) {
+      if (effect.do === "reply") turn.effects.push(withoutPromise(effect));
+    }
+    set(turn, {
+      writing: false,
+      diskError: `the store cannot be written: ${event.error}`,
+      writeAgainAt: now + WRITE_AGAIN_MS,
+      held: [],
+    });
+    log(turn, "store_failed", { error: event.error });
+    return;
+  }
+  const promisedAt = new Map(state.promisedAt);
+  for (const { revision, effect } of state.held) {
+    if (revision > event.revision) continue;
+    turn.effects.push(effect);
+    // The granter counts from its answer, which leaves only now.
+    for (const [id, at] of state.promisedAt) if (at <= now) promisedAt.set(id, Math.max(at, now));
+  }
+  set(turn, {
+    writing: false,
+    diskError: null,
+    writtenRevision: event.revision,
+    promisedAt,
+    held: state.held.filter((held) => held.revision > event.revision),
+  });
+}
+
+function withoutPromise(
+  effect: Extract<ArbitratorEffect, { do: "reply" }>,
+): Extract<ArbitratorEffect, { do: "reply" }> {
+  if (effect.body.verb !== "ack") return effect;
+  const parameters: Ack = {
+    ...effect.body.parameters,
+    outcome: "failed",
+    because: "the arbitrator's store cannot be written",
+    promise: null,
+  };
+  return { ...effect, body: { verb: "ack", parameters } };
+}
+
+function hearReport(turn: Turn, from: PartyId, report: Report): void {
+  const { state, now } = turn;
+  const before = state.heard.get(from);
+  const weightChanged =
+    before !== undefined &&
+    before.report.weight !== null &&
+    report.weight !== null &&
+    before.report.weight !== report.weight &&
+    before.report.gcommUuid === report.gcommUuid;
+  const heard = new Map(state.heard);
+  heard.set(from, {
+    report,
+    at: now,
+    weightChangedAt: weightChanged ? now : (before?.weightChangedAt ?? Number.NEGATIVE_INFINITY),
+  });
+  set(turn, { heard });
+  if (report.epochSeen > state.durable.epoch && state.observing === null) {
+    const because = `${from} has seen epoch ${report.epochSeen}, the store knows only ${state.durable.epoch}`;
+    set(turn, { observing: `the store is older than the servers: ${because}` });
+    log(turn, "observing", { because });
+  }
+  noteView(turn, from, report);
+  completeGrant(turn, from, report);
+  closeEpoch(turn, report);
+}
+
+/** Writes down a Primary view that is newer than the noted one. */
+function noteView(turn: Turn, from: PartyId, report: Report): void {
+  const { durable, config } = turn.state;
+  if (turn.state.observing !== null) return;
+  if (report.primary !== "yes" || report.fingerprint === null) return;
+  if (durable.noted?.fingerprint === report.fingerprint) return;
+  const segment = config.serverById.get(from)?.segment;
+  const joint = isJoint(config, namesOf(report));
+  // While a segment holds an epoch, a lesser view of another one is not the cluster's.
+  if (durable.grant !== null && durable.grant.segment !== segment && !joint) return;
+  // An older view is told late: each newer Primary view has consumed a seqno.
+  const sameState =
+    durable.noted === null || durable.noted.fingerprint.startsWith(`${report.stateUuid}/`);
+  if (durable.noted !== null && sameState && report.lastCommitted <= durable.noted.seqno) return;
+  note(turn, {
+    noted: {
+      fingerprint: report.fingerprint,
+      members: report.members.map((member) => member.name),
+      seqno: report.lastCommitted,
+    },
+  });
+  set(turn, { notedAt: turn.now });
+  log(turn, "view_noted", {
+    members: report.members.map((member) => member.name),
+    seqno: report.lastCommitted,
+    joint,
+  });
+}
+
+/** The holder serves: the promotion is complete. */
+function completeGrant(turn: Turn, from: PartyId, report: Report): void {
+  const { grant } = turn.state.durable;
+  if (grant === null || grant.order === "done" || report.primary !== "yes") return;
+  if (turn.state.config.serverById.get(from)?.segment !== grant.segment) return;
+  if (report.epochSeen < grant.epoch) return;
+  complete(turn, grant);
+}
+
+function complete(turn: Turn, grant: Grant): void {
+  if (grant.order === "done") return;
+  note(turn, {
+    grant: { ...grant, order: "done" },
+    changedSegment: turn.state.durable.changedSegment || grant.changesSegment,
+  });
+  set(turn, { undo: null, person: null, orderPauseUntil: turn.now });
+  if (grant.changesSegment) {
+    set(turn, { windowUntil: turn.now + turn.state.config.timing.promotionWindowMs });
+  }
+  log(turn, "promoted", { segment: grant.segment, epoch: grant.epoch });
+}
+
+/** A joint view closes the epoch once half of every segment report Synced in it. */
+function closeEpoch(turn: Turn, report: Report): void {
+  const { state, now } = turn;
+  const { grant, noted } = state.durable;
+  if (grant === null || noted === null || report.fingerprint !== noted.fingerprint) return;
+  if (!isJoint(state.config, new Set(noted.members))) return;
+  const agreed = new Set<string>();
+  for (const server of state.config.servers) {
+    const young = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
+    const inView = young?.fingerprint === noted.fingerprint && young.localState === "Synced";
+    if (inView) agreed.add(server.name);
+  }
+  if (!isJoint(state.config, agreed)) return;
+  note(turn, { grant: null });
+  log(turn, "epoch_closed", { epoch: grant.epoch, segment: grant.segment });
+}
+
+/** The outcome of an order. */
+function learnOutcome(turn: Turn, event: Answered): void {
+  const { state, now } = turn;
+  const { grant } = state.durable;
+  const { sent, reply } = event;
+  if (sent.verb !== "make_primary" && sent.verb !== "bootstrap") return;
+  if (!("epoch" in sent.parameters) || reply.verb !== "ack" || grant === null) return;
+  if (sent.parameters.epoch !== grant.epoch || event.by !== grant.target) return;
+  const { outcome, because } = reply.parameters;
+  log(turn, "order_answered", { epoch: grant.epoch, target: event.by, outcome, because });
+  switch (outcome) {
+    case "ok":
+      complete(turn, grant);
+      return;
+    case "refused":
+      // An order refused is void; its number is used up all the same.
+      if (state.undo !== null) note(turn, state.undo);
+      set(turn, { undo: null, orderPauseUntil: now + LOOK_MS });
+      return;
+    case "failed":
+      set(turn, { orderPauseUntil: now + ORDER_PAUSE_MS });
+      return;
+    default:
+      unreachable(outcome);
+  }
+}
+
+/** Judges every segment anew, and grants where every rule passes. */
+function decide(turn: Turn): void {
+  const { now } = turn;
+  const verdicts = new Map<string, Verdict>();
+  let waiting = false;
+  const outage = chooseBootstrap(turn.state, now);
+  for (const segment of turn.state.config.segments) {
+    const facts = factsOf(turn.state, segment.name, now);
+    const verdict =
+      facts.candidate === null && outage.is === "waiting" ? outage.verdict : judge(facts);
+    verdicts.set(segment.name, verdict);
+    record(turn, segment.name, verdict);
+    if (verdict.rule === PROMOTE) grantTo(turn, facts);
+    else if (facts.candidate !== null) waiting = true;
+  }
+  if (outage.is === "ready") waiting = !bootstrapFrom(turn, outage) || waiting;
+  set(turn, { verdicts, lookAt: waiting ? now + LOOK_MS : nextTimed(turn) });
+}
+
+/** A deadline after which a verdict may change though nobody speaks. */
+function nextTimed(turn: Turn): Millis {
+  const { state, now } = turn;
+  return now < state.armedAt ? state.armedAt : Number.POSITIVE_INFINITY;
+}
+
+/** Keeps a verdict that differs from the segment's last one by its rule. */
+function record(turn: Turn, segment: string, verdict: Verdict): void {
+  if (turn.state.verdicts.get(segment)?.rule === verdict.rule) return;
+  const entry = {
+    at: turn.now,
+    verdict: { ...verdict, because: clip(`${segment}: ${verdict.because}`) },
+  };
+  set(turn, { decisions: [entry, ...turn.state.decisions].slice(0, DECISIONS_MAX) });
+  log(turn, "verdict", { segment, ...verdict });
+}
+
+/** Opens an epoch for the candidate, and orders it where an order is needed. */
+function grantTo(turn: Turn, facts: Facts): void {
+  const { state, now } = turn;
+  const { candidate, segment } = facts;
+  if (candidate === null) return;
+  const chosen = candidate.reporting
+    .filter((each) => each.server.segment === segment)
+    .reduce((best, each) => (each.report.lastCommitted > best.report.lastCommitted ? each : best));
+  const epoch = state.durable.epoch + 1;
+  const kind = candidate.kind === "form" ? "form" : "hold";
+  const grant: Grant = {
+    epoch,
+    segment,
+    kind,
+    target: chosen.server.id,
+    expectedFingerprint: candidate.fingerprint,
+    forkPoint: candidate.forkPoint,
+    basis: facts.basis,
+    order: "given",
+    changesSegment: facts.person === null && segment !== state.durable.primarySegment,
+  };
+  const { noted } = state.durable;
+  open(turn, grant);
+  if (kind === "hold") {
+    // They are Primary, or will be without an order: they need only hear of the grant.
+    for (const { server } of candidate.reporting) {
+      emit(turn, {
+        do: "send",
+        to: server.id,
+        body: { verb: "request_status", parameters: { because: `epoch ${epoch} is yours` } },
+        expiresMs: state.config.timing.ackTimeoutMs,
+      });
+    }
+    return;
+  }
+  set(turn, { orderPauseUntil: now + state.config.timing.orderMaxAgeMs });
+  emit(turn, {
+    do: "send",
+    to: chosen.server.id,
+    body: {
+      verb: "make_primary",
+      parameters: {
+        epoch,
+        storeId: state.durable.storeId,
+        reportNumber: chosen.report.reportNumber,
+        because: clip(`${segment}: ${facts.basis}`),
+        segment,
+        expectedFingerprint: candidate.fingerprint,
+        notedView: noted?.fingerprint ?? null,
+        forkPoint: candidate.forkPoint,
+        basis: facts.basis,
+      },
+    },
+    expiresMs: state.config.timing.orderMaxAgeMs,
+  });
+}
+
+/** Writes an epoch down. */
+function open(turn: Turn, grant: Grant): void {
+  const { durable } = turn.state;
+  set(turn, { undo: { grant: durable.grant, primarySegment: durable.primarySegment } });
+  note(turn, {
+    epoch: grant.epoch,
+    grant,
+    epochs: [
+      ...durable.epochs,
+      { epoch: grant.epoch, segment: grant.segment, forkPoint: grant.forkPoint },
+    ].slice(-EPOCHS_MAX),
+    primarySegment: grant.segment,
+  });
+  log(turn, "epoch_opened", { ...grant });
+}
+
+/** After a full outage: bootstraps the chosen server. False while a rule forbids it. */
+function bootstrapFrom(
+  turn: Turn,
+  outage: Extract<ReturnType<typeof chooseBootstrap>, { is: "ready" }>,
+): boolean {
+  const { state, now } = turn;
+  const { server, report, position } = outage;
+  const barred =
+    state.observing !== null ||
+    state.diskError !== null ||
+    state.durable.paused !== null ||
+    now < state.armedAt ||
+    now < state.orderPauseUntil;
+  if (barred) return false;
+  const epoch = state.durable.epoch + 1;
+  open(turn, {
+    epoch,
+    segment: server.segment,
+    kind: "bootstrap",
+    target: server.id,
+    expectedFingerprint: null,
+    forkPoint: position,
+    basis: "confirmed",
+    order: "given",
+    changesSegment: false,
+  });
+  // Starting takes longer than forming: a process has to come up and recover.
+  set(turn, { orderPauseUntil: now + BOOTSTRAP_MS });
+  emit(turn, {
+    do: "send",
+    to: server.id,
+    body: {
+      verb: "bootstrap",
+      parameters: {
+        epoch,
+        storeId: state.durable.storeId,
+        reportNumber: report.reportNumber,
+        because: clip(`full outage: ${server.name} is the most advanced at ${position.seqno}`),
+        position,
+      },
+    },
+    expiresMs: state.config.timing.orderMaxAgeMs,
+  });
+  return true;
+}
+
+/** A bootstrapped server reports Primary within this, or another order is given. */
+const BOOTSTRAP_MS = 30_000;
+
+/** Replies to a message, after the decision that it may have brought about. */
+function answer(turn: Turn, event: Arrived<"arbitrator">): void {
+  if (event.body.verb === "db_status_report")
+    answerReport(turn, event.from, event.body.parameters, event.ticket);
+  else if (event.body.verb === "status_summary") {
+    const parameters = summarize(turn.state, turn.now);
+    turn.effects.push({
+      do: "reply",
+      ticket: event.ticket,
+      body: { verb: "status_summary", parameters },
+    });
+  }
+}
+
+/** Acknowledges a report, with a promise where the rules allow one. */
+function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number): void {
+  const { state, now } = turn;
+  const epoch = promiseFor(state, from, { report, now });
+  const view = report.fingerprint;
+  const ms = state.config.timing.leaseMs;
+  const promise = typeof epoch === "string" || view === null ? null : { ms, view, epoch };
+  if (promise !== null) {
+    set(turn, {
+      promisedAt: new Map(state.promisedAt).set(from, now),
+      longestPromiseMs: Math.max(state.longestPromiseMs, ms),
+    });
+  }
+  const parameters: Ack = {
+    outcome: "ok",
+    because: typeof epoch === "string" ? clip(epoch) : "",
+    promise,
+    epochServed: null,
+    arbitrator: {
+      storeId: state.durable.storeId,
+      epoch: state.durable.epoch,
+      primarySegment: state.durable.primarySegment,
+      epochs: state.durable.epochs.filter((record) => record.epoch > report.epochServed),
+      draining: state.durable.draining.includes(from),
+      start: startVerdict(state, report, now),
+    },
+  };
+  const effect = { do: "reply", ticket, body: { verb: "ack", parameters } } as const;
+  // A promise rests on the noted view; without one the answer says nothing that can be lost.
+  if (promise === null) turn.effects.push(effect);
+  else emit(turn, effect);
+}
+
+/** The epoch of the promise that a report earns, null for a joint view; words if it earns none. */
+function promiseFor(
+  state: ArbitratorState,
+  from: PartyId,
+  options: { readonly report: Report; readonly now: Millis },
+): number | null | string {
+  const { report, now } = options;
+  const { grant } = state.durable;
+  const segment = state.config.serverById.get(from)?.segment;
+  const names = namesOf(report);
+  if (state.observing !== null) return `no promise: ${state.observing}`;
+  if (state.diskError !== null) return `no promise: ${state.diskError}`;
+  if (report.primary !== "yes") return "no promise: not Primary";
+  if (grant !== null && grant.segment === segment) {
+    return holdsMajority(state.config, grant.segment, names)
+      ? grant.epoch
+      : "no promise: less than half of the segment is in the view";
+  }
+  if (grant !== null) return `no promise: ${grant.segment} holds epoch ${grant.epoch}`;
+  if (!isJoint(state.config, names)) return "no promise: Primary alone without a grant";
+  const flowing = new Set<string>();
+  for (const server of state.config.servers) {
+    const young = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
+    if (young?.fingerprint === report.fingerprint && young.probe !== "hanging") {
+      flowing.add(server.name);
+    }
+  }
+  return isJoint(state.config, flowing)
+    ? null
+    : "no promise: commits flow at less than half of a segment";
+}

@@ -1,0 +1,115 @@
+/**
+ * Starting servers: what a stopped one may do, and after a full outage which one begins.
+ * Invariant: a bootstrap is a new epoch, given only when every server of the noted view has said
+ * where it stands, all on one lineage, and the most advanced is chosen.
+ */
+import type { DbServerConfig } from "../cluster_config.ts";
+import type { Verdict } from "../message/arbitrator.ts";
+import type { Ack, Position, Report } from "../message/dbserver.ts";
+import { type ArbitratorState, youngReport } from "./arbitrator_state.ts";
+import type { Millis } from "./core.ts";
+
+type StartVerdict = NonNullable<Ack["arbitrator"]>["start"];
+
+/** Does any server say that it is Primary. */
+export function somebodyPrimary(state: ArbitratorState, now: Millis): boolean {
+  return state.config.servers.some((server) => {
+    const report = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
+    return report?.primary === "yes";
+  });
+}
+
+/** Has the server rows beyond a fork point that came after the epoch it last served under. */
+export function beyondFork(state: ArbitratorState, report: Report): boolean {
+  const position = report.position;
+  if (position === null) return false;
+  return state.durable.epochs.some(
+    (record) =>
+      record.epoch > report.epochServed &&
+      record.forkPoint !== null &&
+      (record.forkPoint.uuid !== position.uuid || position.seqno > record.forkPoint.seqno),
+  );
+}
+
+/** What a stopped server may do now. `bootstrap` is never answered here: it takes an order. */
+export function startVerdict(state: ArbitratorState, report: Report, now: Millis): StartVerdict {
+  if (report.running !== "down" || !somebodyPrimary(state, now)) return "wait";
+  return beyondFork(state, report) ? "reseed" : "join";
+}
+
+/** The server to begin with, or why there is none. */
+export type Outage =
+  | { readonly is: "none" }
+  | { readonly is: "waiting"; readonly verdict: Verdict }
+  | {
+      readonly is: "ready";
+      readonly server: DbServerConfig;
+      readonly report: Report;
+      readonly position: Position;
+    };
+
+function waiting(rule: string, because: string, wouldChange: string): Outage {
+  return { is: "waiting", verdict: { rule, because, wouldChange } };
+}
+
+/** After a full outage: which server begins. */
+export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
+  const { noted } = state.durable;
+  const concerned = state.config.servers.filter(
+    (server) =>
+      !state.durable.retired.includes(server.id) &&
+      (noted === null || noted.members.includes(server.name)),
+  );
+  const maxAgeMs = state.config.timing.suspectMs;
+  const heard = concerned.map((server) => ({
+    server,
+    report: youngReport(state, server.id, { now, maxAgeMs }),
+  }));
+  // A full outage begins when somebody is down and nobody is up; until then there is nothing to say.
+  const up = state.config.servers.some((server) => {
+    const report = youngReport(state, server.id, { now, maxAgeMs });
+    return report !== null && report.running !== "down";
+  });
+  if (up || heard.every(({ report }) => report === null)) return { is: "none" };
+  const silent = heard.filter(({ report }) => report === null).map(({ server }) => server.name);
+  if (silent.length > 0) {
+    return waiting(
+      "outage.silent",
+      `every server is down or silent, and ${silent.join(", ")} may know more`,
+      "their watchdogs report, or a person retires them",
+    );
+  }
+  const without = heard
+    .filter(({ report }) => report?.position === null || (report?.position.seqno ?? -1) < 0)
+    .map(({ server }) => server.name);
+  if (without.length > 0) {
+    return waiting(
+      "outage.position",
+      `no position can be read of ${without.join(", ")}`,
+      "their data is mended, or a person retires them",
+    );
+  }
+  const stood = heard.flatMap(({ server, report }) =>
+    report?.position ? [{ server, report, position: report.position }] : [],
+  );
+  const lineages = new Set(stood.map(({ position }) => position.uuid));
+  if (lineages.size > 1) {
+    return waiting(
+      "outage.lineage",
+      `positions of different clusters: ${stood
+        .map(({ server, position }) => `${server.name} ${position.uuid}:${position.seqno}`)
+        .join(", ")}`,
+      "a person retires those that are foreign",
+    );
+  }
+  const primary = state.durable.primarySegment;
+  const [first] = stood.sort(
+    (a, b) =>
+      b.report.epochServed - a.report.epochServed ||
+      b.position.seqno - a.position.seqno ||
+      Number(b.report.safeToBootstrap) - Number(a.report.safeToBootstrap) ||
+      Number(b.server.segment === primary) - Number(a.server.segment === primary) ||
+      a.server.serial - b.server.serial,
+  );
+  return first === undefined ? { is: "none" } : { is: "ready", ...first };
+}

@@ -1,0 +1,548 @@
+/**
+ * May this segment be given the right to be primary alone? Facts are computed once from the state,
+ * then the rules are asked in order; the first that has something against it is the verdict.
+ * Invariant: a grant is made only where every rule passes, so two segments never hold one at a time.
+ */
+import type { DbServerConfig } from "../cluster_config.ts";
+import type { Verdict } from "../message/arbitrator.ts";
+import type { Position, Report } from "../message/dbserver.ts";
+import { fingerprintMembers, holdsMajority, isJoint } from "../wsrep_status.ts";
+import {
+  type ArbitratorState,
+  activeServers,
+  type Basis,
+  namesOf,
+  type PersonOrder,
+  youngReport,
+} from "./arbitrator_state.ts";
+import type { Millis } from "./core.ts";
+
+/** The servers that would hold the right together. */
+export interface Candidate {
+  /** form: non-Primary, needs an order; hold: Primary alone already; stall: will be, once Galera's view changes. */
+  readonly kind: "form" | "hold" | "stall";
+  readonly fingerprint: string;
+  /** Servers of the component with their own reports of it, those of the segment and others. */
+  readonly reporting: readonly { readonly server: DbServerConfig; readonly report: Report }[];
+  readonly lastCommitted: number;
+  readonly forkPoint: Position | null;
+}
+
+/** Everything that the rules look at, for one segment. */
+export interface Facts {
+  readonly segment: string;
+  readonly observing: string | null;
+  readonly restartWaitMs: Millis;
+  readonly paused: string | null;
+  readonly orderOut: string | null;
+  readonly candidate: Candidate | null;
+  /** Why there is no candidate. */
+  readonly without: string;
+  readonly counted: number;
+  readonly inCandidate: number;
+  readonly unsynced: readonly string[];
+  /** Servers outside the candidate that may be writable, and why they cannot be excluded. */
+  readonly notExcluded: readonly string[];
+  readonly basis: Basis;
+  readonly knowsNotedView: boolean;
+  readonly openElsewhere: string | null;
+  readonly better: string | null;
+  readonly flapping: string | null;
+  readonly person: PersonOrder | null;
+}
+
+/** One rule: what it demands, and what speaks against it now. */
+export interface Rule {
+  readonly id: string;
+  readonly demands: string;
+  readonly because: string;
+  readonly until: string;
+  /** Evidence against a promotion; null where the rule has none. */
+  readonly against: (facts: Facts) => string | null;
+}
+
+export const RULES = [
+  {
+    id: "store.trusted",
+    demands:
+      "The arbitrator's store is writable, and neither lost, copied nor older than the servers",
+    because: "An arbitrator that forgot a grant would give a second one",
+    until: "the store is mended, or a person says `resume --rearm`",
+    against: (facts) => facts.observing,
+  },
+  {
+    id: "restart.outwaited",
+    demands: "One outwait has passed since the arbitrator started",
+    because: "Promises of its earlier life may still be relied on",
+    until: "the outwait is over",
+    against: (facts) =>
+      facts.restartWaitMs > 0
+        ? `${Math.ceil(facts.restartWaitMs)} ms of the outwait are left`
+        : null,
+  },
+  {
+    id: "not.paused",
+    demands: "Nobody has paused automatic decisions",
+    because: "A person at work must not be surprised",
+    until: "a person says `resume`",
+    against: (facts) => (facts.person === null ? facts.paused : null),
+  },
+  {
+    id: "candidate.exists",
+    demands: "A component of the segment's servers asks for the right",
+    because: "There is nothing to decide otherwise",
+    until: "servers of the segment report non-Primary, or Primary alone",
+    against: (facts) => (facts.candidate === null ? facts.without : null),
+  },
+  {
+    id: "order.answered",
+    demands: "No earlier order is still on its way",
+    because: "An order without an answer counts as obeyed",
+    until: "it is answered, or its deadline passes",
+    against: (facts) => facts.orderOut,
+  },
+  {
+    id: "outside.excluded",
+    demands: "No server outside the component can be a writable Primary",
+    because: "Silence is never evidence",
+    until: "each of them reports non-Primary and fenced or stopped, or its promises are outwaited",
+    against: (facts) =>
+      facts.notExcluded.length > 0 ? `cannot exclude ${facts.notExcluded.join("; ")}` : null,
+  },
+  {
+    id: "segment.majority",
+    demands: "More than half of the segment's servers are in the component, by their own reports",
+    because: "Half vouch and over half promote: the two share a server",
+    until: "more servers of the segment report the same view",
+    against: (facts) =>
+      facts.inCandidate * 2 > facts.counted
+        ? null
+        : `${facts.inCandidate} of ${facts.counted} servers of ${facts.segment} are in the component`,
+  },
+  {
+    id: "members.synced",
+    demands: "Each was Synced in its last Primary view and has not been restarted since",
+    because: "A server that was still catching up, or lost its queue, may lack commits",
+    until: "a person says `make_primary --allow-data-loss`",
+    against: (facts) =>
+      facts.unsynced.length === 0 || facts.person?.allowDataLoss === true
+        ? null
+        : `not Synced in a last Primary view: ${facts.unsynced.join(", ")}`,
+  },
+  {
+    id: "lineage.noted",
+    demands: "The component has a server whose last Primary view is the newest one written down",
+    because: "A newer Primary may have acknowledged commits that this one lacks",
+    until: "a server of that view joins it, or a person says `make_primary --allow-data-loss`",
+    against: (facts) =>
+      facts.knowsNotedView || facts.person?.allowDataLoss === true
+        ? null
+        : "no server of the component was in the noted view",
+  },
+  {
+    id: "epoch.free",
+    demands: "No other segment holds an open epoch",
+    because: "Its holder may have acknowledged commits that this segment lacks",
+    until: "a joint view closes it, or a person says `make_primary --allow-data-loss`",
+    against: (facts) => (facts.person?.allowDataLoss === true ? null : facts.openElsewhere),
+  },
+  {
+    id: "rank.best",
+    demands: "No other candidate has more commits, or as many and a better rank",
+    because: "With both sides in reach the longer one loses nothing",
+    until: "the other candidate is promoted or falls out",
+    against: (facts) => facts.better,
+  },
+  {
+    id: "flapping.no",
+    demands: "No second automatic change of segment within the window",
+    because:
+      "Each change costs the clients their connections, and a cause that returns must be seen",
+    until: "the window is over, or a person says `make_primary`",
+    against: (facts) => (facts.person === null ? facts.flapping : null),
+  },
+] as const satisfies readonly Rule[];
+
+/** Verdict where every rule passes. */
+export const PROMOTE = "promote";
+
+/** The first rule with something against it; PROMOTE if there is none. */
+export function judge(facts: Facts): Verdict {
+  for (const rule of RULES as readonly Rule[]) {
+    const against = rule.against(facts);
+    if (against !== null) {
+      return { rule: rule.id, because: clip(against), wouldChange: rule.until };
+    }
+  }
+  const component = facts.candidate?.reporting.map((each) => each.server.name).join(", ") ?? "";
+  return {
+    rule: PROMOTE,
+    because: `${facts.segment} may be primary alone with ${component} (${facts.basis})`,
+    wouldChange: "its servers leave the component, or a joint view closes the epoch",
+  };
+}
+
+/** Words are bounded on the wire. */
+export function clip(words: string): string {
+  return words.length <= 1000 ? words : `${words.slice(0, 999)}…`;
+}
+
+/** Computes the facts for one segment. */
+export function factsOf(state: ArbitratorState, segment: string, now: Millis): Facts {
+  const found = findCandidate(state, segment, now);
+  const candidate = typeof found === "string" ? null : found;
+  const person =
+    state.person?.segment === segment && now < state.person.until ? state.person : null;
+  const outside = candidate === null ? NOTHING_OUTSIDE : exclude(state, candidate, now);
+  const grant = state.durable.grant;
+  const counted = activeServers(state, segment).filter(
+    (server) => !stoppedBeforeNoted(state, server),
+  ).length;
+  return {
+    segment,
+    observing: state.observing ?? state.diskError,
+    restartWaitMs: Math.max(0, state.armedAt - now),
+    paused: state.durable.paused === null ? null : `paused: ${state.durable.paused}`,
+    orderOut: orderOut(state, now),
+    candidate,
+    without: typeof found === "string" ? found : "",
+    counted,
+    inCandidate: candidate?.reporting.filter((each) => each.server.segment === segment).length ?? 0,
+    unsynced:
+      candidate?.reporting
+        .filter((each) => each.report.lastPrimary?.synced !== true)
+        .map((each) => each.server.name) ?? [],
+    notExcluded: outside.notExcluded,
+    basis: person?.allowDataLoss === true ? "forced" : outside.basis,
+    knowsNotedView:
+      candidate !== null &&
+      (state.durable.noted === null ||
+        candidate.reporting.some(
+          (each) => each.report.lastPrimary?.fingerprint === state.durable.noted?.fingerprint,
+        )),
+    openElsewhere:
+      grant !== null && grant.segment !== segment
+        ? `${grant.segment} holds epoch ${grant.epoch}`
+        : null,
+    better:
+      candidate === null || person !== null
+        ? null
+        : betterRival(state, candidate, { segment, now }),
+    flapping: flapping(state, candidate, { segment, now }),
+    person,
+  };
+}
+
+/** How old a report may be and still describe the present. */
+function youngMs(state: ArbitratorState): Millis {
+  return state.config.timing.suspectMs;
+}
+
+function orderOut(state: ArbitratorState, now: Millis): string | null {
+  if (now >= state.orderPauseUntil) return null;
+  return `${Math.ceil(state.orderPauseUntil - now)} ms are left for the last order`;
+}
+
+/** Was the server down, start gate closed, already when the noted view stood. */
+function stoppedBeforeNoted(state: ArbitratorState, server: DbServerConfig): boolean {
+  const report = state.heard.get(server.id)?.report;
+  if (report?.running !== "down" || state.durable.noted === null) return false;
+  return !state.durable.noted.members.includes(server.name);
+}
+
+/**
+ * The largest component of the segment's servers that lacks a right: non-Primary, Primary alone, or
+ * stalled in a joint view that it will outlive. A string says why there is none.
+ */
+export function findCandidate(
+  state: ArbitratorState,
+  segment: string,
+  now: Millis,
+): Candidate | string {
+  const byView = new Map<string, { server: DbServerConfig; report: Report }[]>();
+  for (const server of state.config.servers) {
+    const report = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
+    if (report === null || report.running !== "up" || report.fingerprint === null) continue;
+    const view = byView.get(report.fingerprint);
+    if (view === undefined) byView.set(report.fingerprint, [{ server, report }]);
+    else view.push({ server, report });
+  }
+  let best: { server: DbServerConfig; report: Report }[] = [];
+  for (const view of byView.values()) {
+    if (ofSegment(view, segment) > ofSegment(best, segment)) best = view;
+  }
+  const first = best[0];
+  if (first === undefined || ofSegment(best, segment) === 0) {
+    return `no server of ${segment} reports a view`;
+  }
+  const own = best.filter((each) => each.server.segment === segment);
+  if (first.report.primary !== "yes") return toCandidate("form", best);
+  const grant = state.durable.grant;
+  const names = namesOf(first.report);
+  if (!isJoint(state.config, names)) {
+    if (grant?.segment === segment && holdsMajority(state.config, segment, names)) {
+      return `${segment} serves under epoch ${grant.epoch}`;
+    }
+    return toCandidate("hold", best);
+  }
+  if (grant?.segment === segment) return `${segment} already holds epoch ${grant.epoch}`;
+  const stalled = own.filter((each) => each.report.probe === "hanging");
+  if (stalled.length < own.length) return `${segment} is in a joint view`;
+  const ownUuids = new Set(own.flatMap((each) => each.report.gcommUuid ?? []));
+  const ownWeight = weightOf(own.map((each) => each.report));
+  const others = fingerprintMembers(first.report.fingerprint ?? "").filter(
+    (uuid) => !ownUuids.has(uuid),
+  );
+  const otherWeight = weightOfUuids(state, others);
+  if (ownWeight === null || otherWeight === null || ownWeight <= otherWeight) {
+    return `commits of ${segment} hang, and Galera will not let it stay Primary`;
+  }
+  return toCandidate("stall", own);
+}
+
+function ofSegment(view: readonly { server: DbServerConfig }[], segment: string): number {
+  let count = 0;
+  for (const each of view) if (each.server.segment === segment) count++;
+  return count;
+}
+
+function toCandidate(
+  kind: Candidate["kind"],
+  reporting: readonly { server: DbServerConfig; report: Report }[],
+): Candidate {
+  const longest = reporting.reduce((best, each) =>
+    each.report.lastCommitted > best.report.lastCommitted ? each : best,
+  ).report;
+  return {
+    kind,
+    fingerprint: longest.fingerprint ?? "",
+    reporting,
+    lastCommitted: longest.lastCommitted,
+    forkPoint:
+      longest.stateUuid === null ? null : { uuid: longest.stateUuid, seqno: longest.lastCommitted },
+  };
+}
+
+/** Sum of the weights, null where one is unknown. */
+function weightOf(reports: readonly Report[]): number | null {
+  let sum = 0;
+  for (const report of reports) {
+    if (report.weight === null) return null;
+    sum += report.weight;
+  }
+  return sum;
+}
+
+/** Weight of members by UUID; one that no report names (garbd) counts as Galera's default, 1. */
+function weightOfUuids(state: ArbitratorState, uuids: readonly string[]): number | null {
+  let sum = 0;
+  for (const uuid of uuids) {
+    let weight: number | null = 1;
+    for (const heard of state.heard.values()) {
+      if (heard.report.gcommUuid === uuid) weight = heard.report.weight;
+    }
+    if (weight === null) return null;
+    sum += weight;
+  }
+  return sum;
+}
+
+interface Outside {
+  readonly notExcluded: readonly string[];
+  readonly basis: Basis;
+}
+
+const NOTHING_OUTSIDE: Outside = { notExcluded: [], basis: "confirmed" };
+
+/** Looks at every server outside the candidate: can it be a writable Primary? */
+function exclude(state: ArbitratorState, candidate: Candidate, now: Millis): Outside {
+  const inside = new Set(fingerprintMembers(candidate.fingerprint));
+  const reporting = new Set(candidate.reporting.map((each) => each.server.id));
+  const outside = state.config.servers.filter((server) => {
+    if (reporting.has(server.id) || state.durable.retired.includes(server.id)) return false;
+    const uuid = state.heard.get(server.id)?.report.gcommUuid;
+    return candidate.kind === "stall" || uuid === null || uuid === undefined || !inside.has(uuid);
+  });
+  const doubts = outside.flatMap((server) => doubtAbout(state, server, now) ?? []);
+  if (doubts.length === 0) return NOTHING_OUTSIDE;
+  const arithmetic = againstArithmetic(state, candidate, { outside, now });
+  if (arithmetic === null) return { notExcluded: [], basis: "arithmetic" };
+  const late = outside.flatMap((server) => {
+    const doubt = doubtAbout(state, server, now);
+    if (doubt === null) return [];
+    const wait = outwaitLeft(state, server, now);
+    return wait === null ? [] : [`${doubt} (${wait}; ${arithmetic})`];
+  });
+  return { notExcluded: late, basis: "outwaited" };
+}
+
+/** Null if the server's own word says that it is not writable. */
+function doubtAbout(state: ArbitratorState, server: DbServerConfig, now: Millis): string | null {
+  const heard = state.heard.get(server.id);
+  if (heard === undefined) return `${server.name}, never heard`;
+  const { report } = heard;
+  const ago = Math.round(now - heard.at);
+  // A word from before the noted view stood says nothing about what happened in it.
+  const current =
+    state.durable.noted?.members.includes(server.name) !== true || heard.at >= state.notedAt;
+  if (!current) return `${server.name}, last heard before the noted view`;
+  if (report.running === "down") return null;
+  if (report.running === "up" && report.primary === "no" && report.fenced) return null;
+  if (report.primary === "yes") return `${server.name}, Primary by its report ${ago} ms ago`;
+  return `${server.name}, ${report.fenced ? "of unknown state" : "not fenced"} ${ago} ms ago`;
+}
+
+/** Null if every promise to the server has certainly expired and been acted on. */
+function outwaitLeft(state: ArbitratorState, server: DbServerConfig, now: Millis): string | null {
+  const { timing } = state.config;
+  const promised = state.promisedAt.get(server.id);
+  if (promised !== undefined) {
+    const left = promised + state.longestPromiseMs + timing.fenceMs + timing.marginMs - now;
+    if (left > 0) return `${Math.ceil(left)} ms of its outwait are left`;
+  }
+  const report = state.heard.get(server.id)?.report;
+  if (isHeavy(state, server.segment) && report?.guard !== true) {
+    return "its segment is heavy and it has no guard: an outwait is no evidence";
+  }
+  // A word younger than the promise that contradicts it is stronger than the clock.
+  const young = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
+  if (young?.primary === "yes" && !young.fenced) return "it says that it is Primary and open";
+  // Fenced but Primary alone, it would meet the other Primary when the network heals.
+  if (young?.primary === "yes" && young.fingerprint !== state.durable.noted?.fingerprint) {
+    return "it says that it is Primary in another view";
+  }
+  return null;
+}
+
+/** Could the segment's servers of the noted view stay Primary without an order. */
+function isHeavy(state: ArbitratorState, segment: string): boolean {
+  let own = 0;
+  let all = 0;
+  for (const server of state.config.servers) {
+    if (state.durable.noted !== null && !state.durable.noted.members.includes(server.name))
+      continue;
+    const weight = state.heard.get(server.id)?.report.weight ?? server.weight;
+    all += weight;
+    if (server.segment === segment) own += weight;
+  }
+  return own * 2 > all;
+}
+
+/**
+ * Null if Galera's own quorum keeps everything outside from being Primary without an order; else
+ * the condition that fails. Source: galera gcomm have_quorum, 2·present + left > last Primary view.
+ */
+function againstArithmetic(
+  state: ArbitratorState,
+  candidate: Candidate,
+  options: { readonly outside: readonly DbServerConfig[]; readonly now: Millis },
+): string | null {
+  const { noted } = state.durable;
+  const { outside, now } = options;
+  if (noted === null) return "no Primary view is noted";
+  for (const server of outside) {
+    const report = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
+    if (report === null) continue;
+    if (report.leaving) return `${server.name} is leaving`;
+    if (report.primary === "yes" && report.fingerprint !== noted.fingerprint) {
+      return `${server.name} is Primary in another view`;
+    }
+  }
+  for (const { server, report } of candidate.reporting) {
+    if (report.lastPrimary?.fingerprint !== noted.fingerprint) {
+      return `${server.name} did not come straight from the noted view`;
+    }
+    if (report.leaving) return `${server.name} is leaving`;
+  }
+  for (const server of state.config.servers) {
+    const changed = state.heard.get(server.id)?.weightChangedAt ?? Number.NEGATIVE_INFINITY;
+    if (now - changed < state.config.outwaitMs)
+      return `the weight of ${server.name} has just changed`;
+  }
+  // Already Primary with the noted view as its own: Galera's quorum has excluded all others.
+  if (candidate.kind === "hold") return null;
+  const members = fingerprintMembers(noted.fingerprint);
+  const inside = new Set(
+    candidate.kind === "stall"
+      ? candidate.reporting.flatMap((each) => each.report.gcommUuid ?? [])
+      : fingerprintMembers(candidate.fingerprint),
+  );
+  const weightInside = weightOfUuids(
+    state,
+    members.filter((uuid) => inside.has(uuid)),
+  );
+  const weightOutside = weightOfUuids(
+    state,
+    members.filter((uuid) => !inside.has(uuid)),
+  );
+  if (weightInside === null || weightOutside === null) return "a weight is unknown";
+  return weightOutside <= weightInside
+    ? null
+    : `weight outside ${weightOutside} exceeds ${weightInside} inside`;
+}
+
+/** The other segments whose servers could be promoted once their view has changed, with what they hold. */
+function rivals(
+  state: ArbitratorState,
+  candidate: Candidate,
+  options: { readonly segment: string; readonly now: Millis },
+): readonly { readonly segment: string; readonly lastCommitted: number }[] {
+  const { segment, now } = options;
+  const inView = new Set(fingerprintMembers(candidate.fingerprint));
+  return state.config.segments.flatMap((other) => {
+    if (other.name === segment) return [];
+    const ready = other.servers.flatMap((server) => {
+      const report = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
+      if (report === null || report.running !== "up" || report.lastPrimary?.synced !== true)
+        return [];
+      if (report.gcommUuid === null || inView.has(report.gcommUuid)) return [];
+      return report.lastPrimary.fingerprint === state.durable.noted?.fingerprint ? [report] : [];
+    });
+    if (ready.length * 2 <= activeServers(state, other.name).length) return [];
+    return [
+      {
+        segment: other.name,
+        lastCommitted: Math.max(...ready.map((report) => report.lastCommitted)),
+      },
+    ];
+  });
+}
+
+/** A rival that should be preferred, in words; null if there is none. */
+function betterRival(
+  state: ArbitratorState,
+  candidate: Candidate,
+  options: { readonly segment: string; readonly now: Millis },
+): string | null {
+  // Whoever holds the epoch, or stays Primary by Galera's own quorum, has no rival.
+  if (candidate.kind !== "form" || state.durable.grant?.segment === options.segment) return null;
+  for (const rival of rivals(state, candidate, options)) {
+    const more = rival.lastCommitted - candidate.lastCommitted;
+    if (more > 0) return `${rival.segment} has ${more} more commits`;
+    if (more === 0 && rival.segment === state.durable.primarySegment) {
+      return `${rival.segment} has as many commits and is the primary segment`;
+    }
+  }
+  return null;
+}
+
+/** Why a change of segment would be one too many; null if it would not. */
+function flapping(
+  state: ArbitratorState,
+  candidate: Candidate | null,
+  options: { readonly segment: string; readonly now: Millis },
+): string | null {
+  const { segment, now } = options;
+  if (segment === state.durable.primarySegment || now >= state.windowUntil) return null;
+  // Where the present primary segment is in reach and lacks commits, staying would lose them.
+  const shorter =
+    candidate !== null &&
+    rivals(state, candidate, options).some(
+      (rival) =>
+        rival.segment === state.durable.primarySegment &&
+        rival.lastCommitted < candidate.lastCommitted,
+    );
+  if (shorter) return null;
+  const left = Math.ceil((state.windowUntil - now) / 1000);
+  return `an automatic change of segment was too recent: ${left} s of its window are left`;
+}

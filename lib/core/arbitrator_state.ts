@@ -1,0 +1,167 @@
+/**
+ * What the arbitrator holds: the part it must not forget, and what it has heard since it started.
+ * Types and small questions over them; the rules are in arbitrator_rules.ts.
+ */
+import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
+import type { BASES, Verdict } from "../message/arbitrator.ts";
+import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
+import type { PartyId } from "../message/envelope.ts";
+import type { CommonEffect, CommonEvent, Millis } from "./core.ts";
+
+export type Basis = (typeof BASES)[number];
+
+/** The newest Primary view that is written down. */
+export interface NotedView {
+  readonly fingerprint: string;
+  /** Names of its members. */
+  readonly members: readonly string[];
+  /** Last committed of the first report of it: an older view's seqnos are all lower. */
+  readonly seqno: number;
+}
+
+/** The right to be a solo Primary. */
+export interface Grant {
+  readonly epoch: number;
+  readonly segment: string;
+  /** form: by make_primary; hold: already Primary, or about to be; bootstrap: from a full outage. */
+  readonly kind: "form" | "hold" | "bootstrap";
+  readonly target: PartyId;
+  readonly expectedFingerprint: string | null;
+  readonly forkPoint: Position | null;
+  readonly basis: Basis;
+  /** given: an order is out, or its answer was lost, which counts as obeyed. */
+  readonly order: "given" | "done";
+  /** It moves the primary segment, without a person's order: its completion opens the window. */
+  readonly changesSegment: boolean;
+}
+
+/** What survives a restart; written with fsync before anything that rests on it leaves the process. */
+export interface ArbitratorDurable {
+  readonly storeId: string;
+  /** Highest epoch ever granted. */
+  readonly epoch: number;
+  /** The open epoch's grant. */
+  readonly grant: Grant | null;
+  readonly epochs: readonly EpochRecord[];
+  readonly noted: NotedView | null;
+  /** The segment in which writers belong: of the newest epoch, at first the configured one. */
+  readonly primarySegment: string;
+  /** An automatic change of segment whose window may still be open. */
+  readonly changedSegment: boolean;
+  readonly paused: string | null;
+  readonly draining: readonly PartyId[];
+  readonly retired: readonly PartyId[];
+}
+
+/** Epoch records kept; a server that served longer ago than that must be reseeded. */
+export const EPOCHS_MAX = 64;
+
+/** The first state of a new cluster's arbitrator. */
+export function newDurable(config: ClusterConfig, storeId: string): ArbitratorDurable {
+  return {
+    storeId,
+    epoch: 0,
+    grant: null,
+    epochs: [],
+    noted: null,
+    primarySegment: config.primarySegment,
+    changedSegment: false,
+    paused: null,
+    draining: [],
+    retired: [],
+  };
+}
+
+/** The latest word of one server. */
+export interface Heard {
+  readonly report: Report;
+  readonly at: Millis;
+  /** When a change of its weight was last seen. */
+  readonly weightChangedAt: Millis;
+}
+
+/** A person's make_primary, while it is being carried out. */
+export interface PersonOrder {
+  readonly segment: string;
+  readonly allowDataLoss: boolean;
+  readonly who: string;
+  readonly until: Millis;
+}
+
+/** An answer or order that waits until what it rests on is on disk. */
+export interface Held {
+  readonly revision: number;
+  readonly effect: ArbitratorEffect;
+}
+
+export interface ArbitratorState {
+  readonly config: ClusterConfig;
+  readonly self: PartyId;
+  readonly durable: ArbitratorDurable;
+  /** Why it only observes until a person re-arms it: its store is lost, damaged, copied or old. */
+  readonly observing: string | null;
+  /** Why its store cannot be written; null if it can. */
+  readonly diskError: string | null;
+  /** Nothing is granted before: promises of an earlier life are outwaited. */
+  readonly armedAt: Millis;
+  readonly heard: ReadonlyMap<PartyId, Heard>;
+  /** When each server was last given a promise, by the answer's time. */
+  readonly promisedAt: ReadonlyMap<PartyId, Millis>;
+  /** The longest promise ever given in this life. */
+  readonly longestPromiseMs: Millis;
+  /** When the noted view was last written down. */
+  readonly notedAt: Millis;
+  /** A window in which a second automatic change of segment needs an acknowledgement. */
+  readonly windowUntil: Millis;
+  readonly person: PersonOrder | null;
+  /** What was before the order that is out: an order refused is void. */
+  readonly undo: Pick<ArbitratorDurable, "grant" | "primarySegment"> | null;
+  /** When to judge again without being told anything new; `Infinity` in calm. */
+  readonly lookAt: Millis;
+  /** No further order before this: a failed one is not repeated in a tight loop. */
+  readonly orderPauseUntil: Millis;
+  readonly revision: number;
+  readonly writtenRevision: number;
+  readonly writing: boolean;
+  /** A failed write is tried again then. */
+  readonly writeAgainAt: Millis;
+  readonly held: readonly Held[];
+  readonly verdicts: ReadonlyMap<string, Verdict>;
+  readonly decisions: readonly { readonly at: Millis; readonly verdict: Verdict }[];
+}
+
+export type ArbitratorEvent =
+  | CommonEvent<"arbitrator">
+  | { readonly on: "written"; readonly revision: number; readonly error: string | null };
+
+export type ArbitratorEffect =
+  | CommonEffect<"arbitrator">
+  /** Write the durable state with fsync; answered by `written`. */
+  | { readonly do: "write"; readonly revision: number; readonly durable: ArbitratorDurable }
+  | {
+      readonly do: "log";
+      readonly event: string;
+      readonly fields: Readonly<Record<string, unknown>>;
+    };
+
+/** The server's latest report if it is not older than `maxAgeMs`. */
+export function youngReport(
+  state: ArbitratorState,
+  id: PartyId,
+  options: { readonly now: Millis; readonly maxAgeMs: Millis },
+): Report | null {
+  const heard = state.heard.get(id);
+  if (heard === undefined || options.now - heard.at > options.maxAgeMs) return null;
+  return heard.report;
+}
+
+/** Servers of a segment that have a say: retired ones do not. */
+export function activeServers(state: ArbitratorState, segment: string): readonly DbServerConfig[] {
+  return state.config.servers.filter(
+    (server) => server.segment === segment && !state.durable.retired.includes(server.id),
+  );
+}
+
+export function namesOf(report: Report): ReadonlySet<string> {
+  return new Set(report.members.map((member) => member.name));
+}
