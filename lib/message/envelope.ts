@@ -7,8 +7,11 @@ import * as v from "valibot";
 /** Version of the wire format; a receiver refuses others by name. */
 export const WIRE_VERSION = 1;
 
-/** Largest message body in bytes; 64 servers with full member lists fit ten times over. */
+/** Largest message body in bytes; a report of 64 servers' member lists fits ten times over. */
 export const BODY_MAX_BYTES = 262_144;
+
+/** Largest status_summary in bytes: it carries a whole report of each of 64 servers. */
+export const SUMMARY_MAX_BYTES = 4_194_304;
 
 export const PARTY_TYPES = [
   "arbitrator",
@@ -59,8 +62,11 @@ export const UuidSchema = v.pipe(
 /** A node or segment name: inert in a shell, a file name and a log line alike. */
 export const NameSchema = v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/));
 
+/** Longest reason or note, in UTF-16 units. */
+export const WORDS_MAX = 1000;
+
 /** Words for people: a reason, a note. */
-export const WordsSchema = v.pipe(v.string(), v.maxLength(1000));
+export const WordsSchema = v.pipe(v.string(), v.maxLength(WORDS_MAX));
 
 /**
  * Identity of a view: `stateUuid/P|N/memberUuid+memberUuid…`, member UUIDs sorted.

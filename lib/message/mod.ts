@@ -18,7 +18,18 @@ import {
   StatusSummarySchema,
 } from "./command.ts";
 import { AckSchema, ReportSchema } from "./dbserver.ts";
-import type { Envelope, PartyType } from "./envelope.ts";
+import {
+  BODY_MAX_BYTES,
+  CountSchema,
+  type Envelope,
+  type PartyId,
+  PartyIdSchema,
+  type PartyType,
+  partyType,
+  SessionSchema,
+  WIRE_VERSION,
+  WORDS_MAX,
+} from "./envelope.ts";
 import { NotifySchema } from "./wsrep_notify_cmd.ts";
 
 /** Schema of one verb with its parameters. */
@@ -89,3 +100,321 @@ export type Body = BodyOf<Route>;
 
 /** A whole message. */
 export type Message = Envelope & Body;
+
+/** Party ids, verbs and the like that are wrong in a refusal are cut to this many characters. */
+const SHOWN_MAX = 80;
+
+/** Levels of lists and objects in a message; the deepest one, a summary, has seven. */
+const DEPTH_MAX = 16;
+
+/** Why a message is refused: a word for counters. */
+export type RefusalReason =
+  | "too_large"
+  | "not_utf8"
+  | "not_json"
+  | "bad_text"
+  | "too_deep"
+  | "bad_envelope"
+  | "wire_version"
+  | "not_routed"
+  | "unknown_verb"
+  | "bad_parameters";
+
+export type Decoded =
+  | { readonly ok: true; readonly message: Message }
+  | {
+      readonly ok: false;
+      /** The HTTP status to answer with. */
+      readonly status: 400 | 403 | 413;
+      readonly reason: RefusalReason;
+      /** One line for people, with nothing of the outside in it that is long or not inert. */
+      readonly error: string;
+    };
+
+const EnvelopeSchema = v.object({
+  v: v.literal(WIRE_VERSION),
+  sender: PartyIdSchema,
+  receiver: PartyIdSchema,
+  session: SessionSchema,
+  seq: CountSchema,
+  toSession: v.union([v.literal(""), SessionSchema], "Expected a session, or nothing"),
+  configVersion: CountSchema,
+  verb: v.string(),
+});
+
+const ENVELOPE_KEYS = [
+  "v",
+  "session",
+  "seq",
+  "toSession",
+  "configVersion",
+] as const satisfies readonly (keyof Envelope)[];
+const MESSAGE_KEYS: readonly string[] = [
+  ...ENVELOPE_KEYS,
+  "sender",
+  "receiver",
+  "verb",
+  "parameters",
+];
+
+/** Options of decodeMessage(). */
+export interface DecodeOptions {
+  /** @default BODY_MAX_BYTES */
+  readonly maxBytes?: number;
+}
+
+/** Reads a message off the wire. Total: whatever comes in, a value comes out. */
+export function decodeMessage(body: Uint8Array | string, options: DecodeOptions = {}): Decoded {
+  const { maxBytes = BODY_MAX_BYTES } = options;
+  // A text has at least as many bytes as UTF-16 units, so that its length is a safe first bound.
+  if (body.length > maxBytes) {
+    return refuse(413, "too_large", `A message has at most ${maxBytes} bytes`);
+  }
+  let text: string;
+  try {
+    text = typeof body === "string" ? body : new TextDecoder("utf-8", { fatal: true }).decode(body);
+  } catch {
+    return refuse(400, "not_utf8", "A message is UTF-8");
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return refuse(400, "not_json", "A message is one JSON object");
+  }
+  return decodeValue(value);
+}
+
+/** The same for a value that is parsed already. */
+export function decodeValue(value: unknown): Decoded {
+  const flaw = flawOf(value, 0);
+  if (flaw !== null) return flaw;
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return refuse(400, "not_json", "A message is one JSON object");
+  }
+  const raw = value as Readonly<Record<string, unknown>>;
+  if (raw["v"] !== WIRE_VERSION) {
+    return refuse(
+      400,
+      "wire_version",
+      `Wire version ${show(raw["v"])} is not spoken here, only ${WIRE_VERSION}`,
+    );
+  }
+  const head = v.safeParse(EnvelopeSchema, raw);
+  if (!head.success) return refuse(400, "bad_envelope", wordIssues(head.issues));
+  const foreign = Object.keys(raw).find((key) => !MESSAGE_KEYS.includes(key));
+  if (foreign !== undefined) {
+    return refuse(400, "bad_envelope", `A message has no key ${show(foreign)}`);
+  }
+  const { verb: written, ...envelope } = head.output;
+  const route = routeOf(envelope.sender, envelope.receiver);
+  if (route === null) {
+    return refuse(
+      403,
+      "not_routed",
+      `A ${partyType(envelope.sender)} has nothing to say to a ${partyType(envelope.receiver)}`,
+    );
+  }
+  const verb = Object.hasOwn(ALIASES, written) ? ALIASES[written] : written;
+  const known = verbsOf(route);
+  if (verb === undefined || !known.includes(verb)) {
+    const pair = route.replace(">", " to ");
+    return refuse(
+      400,
+      "unknown_verb",
+      `Verb ${show(written)} is not known from ${pair}, which are: ${known.join(", ")}`,
+    );
+  }
+  // A list is an object to the schema, and one without entries would take it.
+  if (Array.isArray(raw["parameters"])) {
+    return refuse(400, "bad_parameters", `${verb}: parameters are an object, not a list`);
+  }
+  const parsed = v.safeParse(ROUTES[route], { verb, parameters: raw["parameters"] });
+  if (!parsed.success)
+    return refuse(400, "bad_parameters", `${verb}: ${wordIssues(parsed.issues)}`);
+  // The schema of the route is the proof; the union of all routes is beyond what inference follows.
+  return { ok: true, message: { ...envelope, ...parsed.output } as Message };
+}
+
+/** The route of a pair of parties; null if they never talk. */
+export function routeOf(sender: PartyId, receiver: PartyId): Route | null {
+  const route = `${partyType(sender)}>${partyType(receiver)}`;
+  return Object.hasOwn(ROUTES, route) ? (route as Route) : null;
+}
+
+/** Verbs that may be sent on a route. */
+export function verbsOf(route: Route): readonly string[] {
+  return ROUTES[route].options.map((option) => option.entries.verb.literal);
+}
+
+/** Writes a message for the wire, its keys always in the same order. */
+export function encodeMessage(message: Message): string {
+  const { v: version, sender, receiver, session, seq, toSession, configVersion } = message;
+  const { verb, parameters } = message;
+  return JSON.stringify({
+    v: version,
+    sender,
+    receiver,
+    session,
+    seq,
+    toSession,
+    configVersion,
+    verb,
+    parameters,
+  });
+}
+
+/** Cuts a reason to what WordsSchema takes, without halving a character. */
+export function words(text: string): string {
+  const whole = text.toWellFormed();
+  if (whole.length <= WORDS_MAX) return whole;
+  return `${whole.slice(0, WORDS_MAX - 1).replace(/[\ud800-\udbff]$/, "")}…`;
+}
+
+/**
+ * Finds what no schema looks for: nesting that would exhaust the stack, and lone surrogates, which
+ * turn into other characters when they are written as UTF-8.
+ */
+function flawOf(value: unknown, depth: number): Decoded | null {
+  if (typeof value === "string") {
+    return value.isWellFormed()
+      ? null
+      : refuse(400, "not_utf8", "A text has half a character in it");
+  }
+  if (typeof value !== "object" || value === null) return null;
+  if (depth >= DEPTH_MAX) {
+    return refuse(400, "too_deep", `A message is at most ${DEPTH_MAX} levels deep`);
+  }
+  const items = Array.isArray(value) ? value : [...Object.keys(value), ...Object.values(value)];
+  for (const item of items) {
+    const flaw = flawOf(item, depth + 1);
+    if (flaw !== null) return flaw;
+  }
+  return null;
+}
+
+function refuse(status: 400 | 403 | 413, reason: RefusalReason, error: string): Decoded {
+  return { ok: false, status, reason, error };
+}
+
+/** The first complaint with its path, and how many more there are. */
+function wordIssues(issues: readonly [v.BaseIssue<unknown>, ...v.BaseIssue<unknown>[]]): string {
+  const [first, ...more] = issues;
+  const path = (first.path ?? []).map((item) => String(item.key)).join(".");
+  const at = path === "" ? "" : ` at ${cut(path)}`;
+  return `${cut(first.message)}${at}${more.length === 0 ? "" : ` (and ${more.length} more)`}`;
+}
+
+/** A value from outside as one short inert line. */
+function show(value: unknown): string {
+  return cut(value === undefined ? "nothing" : quote(value));
+}
+
+function cut(text: string): string {
+  const line = text.replace(/[^\x20-\x7e]/g, "?");
+  return line.length <= SHOWN_MAX ? line : `${line.slice(0, SHOWN_MAX - 3)}...`;
+}
+
+// --- The text form: `sender receiver verb key=value …`, one line. ---
+
+/** A value that is written as it stands: it cannot be taken for anything but a text. */
+const BARE = /^[A-Za-z_/][A-Za-z0-9._:/+-]*$/;
+const LITERALS = ["true", "false", "null"];
+
+/** Writes a message as one line for logs, tests and people; parseText() reads it back unchanged. */
+export function formatText(message: Message): string {
+  const line: string[] = [message.sender, message.receiver, message.verb];
+  for (const key of ENVELOPE_KEYS) line.push(`@${key}=${formatValue(message[key])}`);
+  for (const [key, value] of Object.entries(message.parameters)) {
+    line.push(`${key}=${formatValue(value)}`);
+  }
+  return line.join(" ");
+}
+
+function formatValue(value: unknown): string {
+  if (typeof value === "string" && BARE.test(value) && !LITERALS.includes(value)) return value;
+  return quote(value);
+}
+
+/** JSON without any character that ends a line or moves a terminal. */
+function quote(value: unknown): string {
+  const json = JSON.stringify(value) ?? "null";
+  return json.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (found) =>
+    Array.from(
+      { length: found.length },
+      (_, index) => `\\u${found.charCodeAt(index).toString(16).padStart(4, "0")}`,
+    ).join(""),
+  );
+}
+
+/** The envelope of a line that was typed; what the line says itself comes first. */
+export type TextDefaults = Pick<Envelope, "session" | "seq" | "toSession" | "configVersion">;
+
+const TYPED: TextDefaults = { session: "typed", seq: 1, toSession: "", configVersion: 0 };
+
+/** Reads the text form. Total, like decodeMessage(), and just as strict about what comes out. */
+export function parseText(line: string, defaults: TextDefaults = TYPED): Decoded {
+  if (line.length > BODY_MAX_BYTES) {
+    return refuse(413, "too_large", `A message has at most ${BODY_MAX_BYTES} bytes`);
+  }
+  const [sender, receiver, verb, ...rest] = splitLine(line.trim());
+  if (sender === undefined || receiver === undefined || verb === undefined) {
+    return refuse(400, "bad_text", "A message begins with sender, receiver and verb");
+  }
+  const envelope = new Map<string, unknown>([["v", WIRE_VERSION], ...Object.entries(defaults)]);
+  const parameters = new Map<string, unknown>();
+  const written = new Set<string>();
+  for (const word of rest) {
+    const end = word.indexOf("=");
+    const key = end === -1 ? word : word.slice(0, end);
+    if (end === -1 || !/^@?[A-Za-z][A-Za-z0-9]*$/.test(key)) {
+      return refuse(400, "bad_text", `${show(word)} is not of the form key=value`);
+    }
+    if (written.has(key)) return refuse(400, "bad_text", `Key ${show(key)} is written twice`);
+    written.add(key);
+    const value = parseValue(word.slice(end + 1));
+    if (!value.ok) return refuse(400, "bad_text", `The value of ${show(key)} is not JSON`);
+    if (!key.startsWith("@")) parameters.set(key, value.value);
+    else if (ENVELOPE_KEYS.some((known) => `@${known}` === key))
+      envelope.set(key.slice(1), value.value);
+    else return refuse(400, "bad_text", `The envelope has no ${show(key)}`);
+  }
+  return decodeValue({
+    ...Object.fromEntries(envelope),
+    sender,
+    receiver,
+    verb,
+    parameters: Object.fromEntries(parameters),
+  });
+}
+
+/** Splits at blanks that are outside of quotes, where a backslash takes the next character along. */
+function splitLine(line: string): string[] {
+  const found: string[] = [];
+  let start = -1;
+  let quoted = false;
+  for (let index = 0; index < line.length; index++) {
+    const character = line[index];
+    if (quoted && character === "\\") index++;
+    else if (character === '"') quoted = !quoted;
+    const blank = !quoted && (character === " " || character === "\t");
+    if (!blank && start === -1) start = index;
+    else if (blank && start !== -1) {
+      found.push(line.slice(start, index));
+      start = -1;
+    }
+  }
+  if (start !== -1) found.push(line.slice(start));
+  return found;
+}
+
+function parseValue(
+  text: string,
+): { readonly ok: true; readonly value: unknown } | { readonly ok: false } {
+  if (BARE.test(text) && !LITERALS.includes(text)) return { ok: true, value: text };
+  try {
+    return { ok: true, value: JSON.parse(text) };
+  } catch {
+    return { ok: false };
+  }
+}

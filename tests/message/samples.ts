@@ -1,0 +1,178 @@
+/** One valid message of each verb on each route, for the tests of the codec and of what carries it. */
+import type { PartyId } from "../../lib/message/envelope.ts";
+import type { Body, BodyOf, Message, Route } from "../../lib/message/mod.ts";
+
+export const UUID = "987c9d46-e6b5-11f1-9aa4-3a452c552f12";
+export const MEMBER = "987c3e9c-e6b5-11f1-b5d7-5a1256aad92a";
+export const PRINT = `${UUID}/P/${MEMBER}`;
+
+type BodyWith<Verb extends Body["verb"]> = Extract<Body, { verb: Verb }>;
+type ReportBody = BodyWith<"db_status_report">;
+
+export const REPORT: ReportBody = {
+  verb: "db_status_report",
+  parameters: {
+    reportNumber: 17,
+    url: "http://10.0.1.1:4570",
+    running: "up",
+    serving: "on",
+    primary: "yes",
+    group: "complete",
+    fingerprint: PRINT,
+    members: [{ uuid: MEMBER, name: "db1" }],
+    stateUuid: UUID,
+    lastCommitted: 4711,
+    localState: "Synced",
+    evsState: "OPERATIONAL",
+    weight: 1,
+    flowControl: 0.25,
+    fenced: false,
+    draining: false,
+    leaving: false,
+    position: { uuid: UUID, seqno: -1 },
+    safeToBootstrap: false,
+    epochSeen: 2,
+    epochServed: 2,
+    lastPrimary: { fingerprint: PRINT, synced: true },
+    probe: "flowing",
+    gcommUuid: MEMBER,
+    guard: false,
+    diverged: false,
+    primarySegment: "dc1",
+    pollAgeMs: 12.5,
+    versions: { server: "10.11.19-MariaDB", provider: "26.4.23", minder: "0.1.0" },
+    because: 'vouched by "dbserver.3" = fine; ünïcödé \u{1f43f}',
+  },
+};
+
+export const ACK: BodyWith<"ack"> = {
+  verb: "ack",
+  parameters: {
+    outcome: "ok",
+    because: "renewed",
+    promise: { ms: 3000, view: PRINT, epoch: null },
+    epochServed: 2,
+    arbitrator: {
+      storeId: "store-1",
+      epoch: 2,
+      primarySegment: "dc1",
+      epochs: [{ epoch: 2, segment: "dc1", forkPoint: { uuid: UUID, seqno: 10 } }],
+      draining: false,
+      start: "wait",
+    },
+  },
+};
+
+const ORDER = { epoch: 3, storeId: "store-1", reportNumber: 17, because: "rule 2" } as const;
+const SIGNED = { who: "root@adm1", why: 'kernel update, see "notes"' } as const;
+const REQUEST_STATUS: BodyWith<"request_status"> = {
+  verb: "request_status",
+  parameters: { because: "silent for 2000 ms" },
+};
+
+/** Every verb of every route. */
+export const SAMPLES: { readonly [R in Route]: readonly BodyOf<R>[] } = {
+  "dbserver>arbitrator": [REPORT, ACK],
+  "dbserver>dbserver": [REPORT, ACK],
+  "dbserver>dbclient": [REPORT, ACK],
+  "dbserver>wsrep_notify_cmd": [ACK],
+  "dbclient>dbserver": [REQUEST_STATUS, ACK],
+  "arbitrator>dbserver": [
+    REQUEST_STATUS,
+    {
+      verb: "make_primary",
+      parameters: {
+        ...ORDER,
+        segment: "dc2",
+        expectedFingerprint: PRINT,
+        notedView: PRINT,
+        forkPoint: { uuid: UUID, seqno: 4711 },
+        basis: "arithmetic",
+      },
+    },
+    { verb: "evict", parameters: { ...ORDER, uuids: [MEMBER], expectedFingerprint: PRINT } },
+    { verb: "bootstrap", parameters: { ...ORDER, position: { uuid: UUID, seqno: 4711 } } },
+    { verb: "start", parameters: { ...ORDER, position: null } },
+    { verb: "reseed", parameters: { ...ORDER, position: null } },
+    ACK,
+  ],
+  "arbitrator>command": [
+    {
+      verb: "status_summary",
+      parameters: {
+        cluster: "shop",
+        health: "degraded",
+        because: "db4 is silent",
+        primarySegment: "dc1",
+        servingSegment: "dc1",
+        epoch: 2,
+        epochHolder: null,
+        notedView: PRINT,
+        paused: false,
+        configVersion: 7,
+        servers: [
+          {
+            id: "dbserver.1",
+            name: "db1",
+            segment: "dc1",
+            heardAgoMs: 120,
+            retired: false,
+            draining: false,
+            report: REPORT.parameters,
+          },
+        ],
+        segments: [
+          {
+            name: "dc1",
+            weight: 2,
+            verdict: { rule: "serves", because: "joint", wouldChange: "a cut" },
+          },
+        ],
+        decisions: [
+          { agoMs: 5000, verdict: { rule: "closed", because: "Synced", wouldChange: "" } },
+        ],
+        warnings: ["db4 is silent"],
+      },
+    },
+    ACK,
+  ],
+  "command>arbitrator": [
+    { verb: "status_summary", parameters: {} },
+    { verb: "drain", parameters: { ...SIGNED, node: "db1" } },
+    { verb: "undrain", parameters: { ...SIGNED, node: "dbserver.1" } },
+    { verb: "retire", parameters: { ...SIGNED, node: "db1" } },
+    { verb: "restore", parameters: { ...SIGNED, node: "db1" } },
+    { verb: "pause", parameters: { ...SIGNED } },
+    { verb: "resume", parameters: { ...SIGNED, rearm: false } },
+    { verb: "make_primary", parameters: { ...SIGNED, segment: "dc2", allowDataLoss: true } },
+  ],
+  "wsrep_notify_cmd>dbserver": [
+    {
+      verb: "wsrep_notify_cmd",
+      parameters: {
+        status: "synced",
+        uuid: UUID,
+        primary: true,
+        index: 0,
+        members: [{ uuid: MEMBER, name: "db1; $(reboot)\n", address: "10.0.1.1:3306" }],
+      },
+    },
+  ],
+};
+
+/** All samples as whole messages. */
+export const MESSAGES: readonly Message[] = Object.entries(SAMPLES).flatMap(([route, bodies]) => {
+  const [sender, receiver] = route.split(">");
+  return bodies.map(
+    (body): Message => ({
+      v: 1,
+      sender: `${sender}.1` as PartyId,
+      receiver: `${receiver}.2` as PartyId,
+      session: "s3ss10n_-A",
+      seq: 42,
+      toSession: "0ther",
+      configVersion: 7,
+      ...(body as Body),
+    }),
+  );
+});
