@@ -1,0 +1,465 @@
+/**
+ * The mariadbd process: started, found again, watched, stopped, killed.
+ *
+ * mariadbd outlives its watchdog: it has a session of its own and writes to a file. Invariants:
+ * - A process is pid *and* start time *and* boot: a reused pid is never signalled.
+ * - Its end is reported once, at once, whether it is a child or was adopted.
+ * - Two mariadbds on one data directory are never started from here.
+ */
+import {
+  closeSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname } from "node:path";
+import type { ProcessFact } from "../core/dbserver_io.ts";
+import { describeError, MinderError } from "../errors.ts";
+import type { ExitWatchSays } from "./exit_watch.ts";
+
+export interface ProcessOptions {
+  /** Command line of mariadbd in the foreground, wrappers that exec included; null: others start it. */
+  readonly command: readonly string[] | null;
+  readonly datadir: string;
+  /** Written here: which process is ours. */
+  readonly pidFile: string;
+  /** Where stdout and stderr of mariadbd go, appended. */
+  readonly logFile: string;
+  /** Names under which the kernel shows it. @default ["mariadbd", "mysqld"] */
+  readonly comms?: readonly string[];
+  /** Told of every change: started, found, ended. */
+  readonly onChange: (fact: ProcessFact) => void;
+}
+
+/** One mariadbd, there or not. */
+export interface ServerProcess {
+  current(): ProcessFact;
+  /** Looks for a mariadbd that runs already: by the pid file, else by its working directory. */
+  adopt(): ProcessFact;
+  /** Starts it with these further arguments. @throws MinderError if one runs or none can be started */
+  start(extraArguments: readonly string[]): ProcessFact;
+  /** SIGTERM, after `graceMs` SIGKILL; ends when the process has. @throws MinderError if it does not */
+  stop(graceMs: number): Promise<ProcessFact>;
+  /** SIGKILL; ends when the process has. @throws MinderError if it does not */
+  kill(): Promise<ProcessFact>;
+  /** Stops watching; mariadbd runs on. */
+  close(): void;
+}
+
+/** A process killed but not gone after this is stuck in the kernel. */
+const KILLED_MAX_MS = 10_000;
+/** Second sight beside the pidfd: a lost worker must not hide an exit. */
+const LOOK_MS = 250;
+/** The same where there is no pidfd. */
+const LOOK_ALONE_MS = 50;
+/** How often a mariadbd that others start is looked for; one look costs ~10 µs per process. */
+const SEARCH_MS = 1000;
+const LOG_TAIL_BYTES = 16_384;
+/** All that mariadbd gets of our environment: the rest may hold secrets. */
+const ENVIRONMENT = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_PRELOAD"] as const;
+
+export function manageProcess(options: ProcessOptions): ServerProcess {
+  return new ManagedProcess(options);
+}
+
+/** What /proc/PID/stat says. */
+export interface ProcStat {
+  readonly comm: string;
+  /** One letter; Z and X are dead. */
+  readonly state: string;
+  readonly session: number;
+  /** Clock ticks after boot. */
+  readonly startTime: number;
+}
+
+/** Of a process that exists, zombies included; null if there is none. */
+export function readProcStat(pid: number): ProcStat | null {
+  try {
+    return parseProcStat(readFileSync(`/proc/${pid}/stat`, "latin1"));
+  } catch {
+    // ENOENT, or ESRCH when it ends during the read: both mean that it is gone.
+    return null;
+  }
+}
+
+/** The name stands in brackets and may itself hold brackets and blanks (proc(5)). */
+export function parseProcStat(text: string): ProcStat | null {
+  const open = text.indexOf("(");
+  const close = text.lastIndexOf(")");
+  const fields = text.slice(close + 2).split(" ");
+  const [state, , , session] = fields;
+  const startTime = Number(fields[19]);
+  if (open < 0 || close < open || state === undefined || !Number.isSafeInteger(startTime)) {
+    return null;
+  }
+  return { comm: text.slice(open + 1, close), state, session: Number(session), startTime };
+}
+
+interface Watched {
+  readonly pid: number;
+  readonly startTime: number;
+  /** Offset in the log at which this process begins. */
+  readonly logFrom: number;
+  readonly child: Bun.Subprocess | null;
+  /** It leads the session that we gave it. */
+  readonly ownSession: boolean;
+  readonly ended: Promise<void>;
+  readonly end: () => void;
+  worker: Worker | null;
+  timer: ReturnType<typeof setInterval> | null;
+  closed: boolean;
+}
+
+class ManagedProcess implements ServerProcess {
+  readonly #options: ProcessOptions;
+  readonly #comms: readonly string[];
+  #watched: Watched | null = null;
+  #fact: ProcessFact = { is: "stopped", because: "not looked for yet" };
+  #search: ReturnType<typeof setInterval> | null = null;
+
+  constructor(options: ProcessOptions) {
+    this.#options = options;
+    this.#comms = options.comms ?? ["mariadbd", "mysqld"];
+  }
+
+  current(): ProcessFact {
+    return this.#fact;
+  }
+
+  adopt(): ProcessFact {
+    if (this.#watched !== null) return this.#fact;
+    const found = this.#fromPidFile() ?? this.#fromDatadir();
+    if (found !== null) return this.#watch(found.pid, found.startTime, null);
+    this.#fact = { is: "stopped", because: "no mariadbd runs on this data directory" };
+    this.#searchOn();
+    return this.#fact;
+  }
+
+  start(extraArguments: readonly string[]): ProcessFact {
+    const { command, logFile, datadir } = this.#options;
+    const [program] = command ?? [];
+    if (command === null || program === undefined) {
+      throw new MinderError("Cannot start mariadbd: it is run by another manager", {
+        where: datadir,
+        hint: "Set the server's mariadbd command, or start it with that manager",
+      });
+    }
+    if (this.#watched !== null || this.adopt().is === "running") {
+      throw new MinderError("Cannot start mariadbd: one runs already", { where: datadir });
+    }
+    mkdirSync(dirname(logFile), { recursive: true });
+    const log = openSync(logFile, "a", 0o640);
+    try {
+      const logFrom = fstatSync(log).size;
+      const child = Bun.spawn([...command, ...extraArguments], {
+        stdin: "ignore",
+        stdout: log,
+        stderr: log,
+        env: environment(),
+        // A session of its own: a signal to the watchdog's terminal or group does not reach it.
+        detached: true,
+      });
+      child.unref();
+      const stat = readProcStat(child.pid);
+      // Even one that has failed at once is a zombie with a start time until Bun reaps it.
+      return this.#watch(child.pid, stat?.startTime ?? 0, child, logFrom);
+    } catch (cause) {
+      throw new MinderError("Cannot start mariadbd", {
+        where: program,
+        hint: "Check the server's mariadbd command and who may run it",
+        cause,
+      });
+    } finally {
+      closeSync(log);
+    }
+  }
+
+  async stop(graceMs: number): Promise<ProcessFact> {
+    const watched = this.#watched;
+    if (watched === null) return this.#fact;
+    this.#signal(watched, "SIGTERM");
+    if (await endsWithin(watched, graceMs)) return this.#fact;
+    return await this.kill();
+  }
+
+  async kill(): Promise<ProcessFact> {
+    const watched = this.#watched;
+    if (watched === null) return this.#fact;
+    this.#signal(watched, "SIGKILL");
+    if (await endsWithin(watched, KILLED_MAX_MS)) return this.#fact;
+    throw new MinderError(`Cannot kill mariadbd: pid ${watched.pid} survives SIGKILL`, {
+      where: this.#options.datadir,
+      hint: "It is stuck in the kernel, most likely in disk access: look at its storage",
+    });
+  }
+
+  close(): void {
+    if (this.#watched !== null) this.#unwatch(this.#watched);
+    this.#watched = null;
+    if (this.#search !== null) clearInterval(this.#search);
+    this.#search = null;
+  }
+
+  #watch(pid: number, startTime: number, child: Bun.Subprocess | null, logFrom = 0): ProcessFact {
+    const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+    const watched: Watched = {
+      pid,
+      startTime,
+      logFrom,
+      child,
+      ownSession: child !== null || readProcStat(pid)?.session === pid,
+      ended,
+      end,
+      worker: null,
+      timer: null,
+      closed: false,
+    };
+    if (this.#search !== null) clearInterval(this.#search);
+    this.#search = null;
+    this.#watched = watched;
+    this.#remember(watched);
+    if (child === null) this.#armWorker(watched);
+    else void child.exited.then(() => this.#ended(watched));
+    this.#look(watched, child === null ? LOOK_ALONE_MS : LOOK_MS);
+    this.#tell({ is: "running", pid, startTime });
+    return this.#fact;
+  }
+
+  #armWorker(watched: Watched): void {
+    const worker = new Worker(new URL("./exit_watch.ts", import.meta.url).href);
+    watched.worker = worker;
+    worker.unref();
+    worker.onmessage = (event: MessageEvent<ExitWatchSays>) => {
+      // Until it is armed, and where it cannot be, the quick look at /proc stands in for it.
+      if (event.data === "armed") this.#look(watched, LOOK_MS);
+      if (event.data === "ended") this.#ended(watched);
+    };
+    worker.onerror = () => this.#look(watched, LOOK_ALONE_MS);
+    worker.postMessage(watched.pid);
+  }
+
+  #look(watched: Watched, everyMs: number): void {
+    if (watched.closed) return;
+    if (watched.timer !== null) clearInterval(watched.timer);
+    watched.timer = setInterval(() => {
+      if (!this.#lives(watched)) this.#ended(watched);
+    }, everyMs);
+    watched.timer.unref();
+  }
+
+  #lives(watched: Watched): boolean {
+    const stat = readProcStat(watched.pid);
+    return stat !== null && stat.startTime === watched.startTime && !/[ZXx]/.test(stat.state);
+  }
+
+  #ended(watched: Watched): void {
+    if (watched.closed) return;
+    // A child's status arrives a moment after /proc shows a zombie; it is worth that moment.
+    const { child } = watched;
+    if (child !== null && child.exitCode === null && child.signalCode === null) {
+      if (readProcStat(watched.pid) !== null) return;
+    }
+    this.#unwatch(watched);
+    this.#watched = null;
+    endSession(watched);
+    rmSync(this.#options.pidFile, { force: true });
+    const last = lastError(this.#options.logFile, watched.logFrom);
+    this.#tell({ is: "stopped", because: `${howItEnded(child)}${last === "" ? "" : `: ${last}`}` });
+    watched.end();
+    this.#searchOn();
+  }
+
+  #unwatch(watched: Watched): void {
+    watched.closed = true;
+    if (watched.timer !== null) clearInterval(watched.timer);
+    watched.worker?.terminate();
+  }
+
+  #searchOn(): void {
+    if (this.#options.command !== null || this.#search !== null) return;
+    this.#search = setInterval(() => {
+      const found = this.#fromDatadir();
+      if (found !== null) this.#watch(found.pid, found.startTime, null);
+    }, SEARCH_MS);
+    this.#search.unref();
+  }
+
+  #tell(fact: ProcessFact): void {
+    this.#fact = fact;
+    this.#options.onChange(fact);
+  }
+
+  #signal(watched: Watched, signal: "SIGTERM" | "SIGKILL"): void {
+    if (!this.#lives(watched)) return;
+    try {
+      process.kill(watched.pid, signal);
+    } catch (cause) {
+      // It ended between the look and the signal.
+      if (errorCode(cause) === "ESRCH") return;
+      throw new MinderError(`Cannot send ${signal} to mariadbd, pid ${watched.pid}`, {
+        where: this.#options.datadir,
+        hint: "The watchdog must run as root or as mariadbd's user",
+        cause,
+      });
+    }
+  }
+
+  #remember(watched: Watched): void {
+    const { pidFile } = this.#options;
+    const record: PidRecord = {
+      pid: watched.pid,
+      startTime: watched.startTime,
+      bootId: bootId(),
+    };
+    mkdirSync(dirname(pidFile), { recursive: true });
+    writeFileSync(`${pidFile}.new`, `${JSON.stringify(record)}\n`, { mode: 0o644 });
+    renameSync(`${pidFile}.new`, pidFile);
+  }
+
+  #fromPidFile(): PidRecord | null {
+    const record = readPidFile(this.#options.pidFile);
+    if (record === null || record.bootId !== bootId()) return null;
+    const stat = readProcStat(record.pid);
+    if (stat === null || stat.startTime !== record.startTime || /[ZXx]/.test(stat.state)) {
+      return null;
+    }
+    // A wrapper that has not yet done its exec shows its own name.
+    const wrapper = basename(this.#options.command?.[0] ?? "").slice(0, 15);
+    return this.#comms.includes(stat.comm) || stat.comm === wrapper ? record : null;
+  }
+
+  /** mariadbd's working directory is its data directory, whoever started it. */
+  #fromDatadir(): PidRecord | null {
+    const datadir = realPath(this.#options.datadir);
+    for (const name of readdirSync("/proc")) {
+      const pid = Number(name);
+      if (!Number.isSafeInteger(pid)) continue;
+      const stat = readProcStat(pid);
+      if (stat === null || !this.#comms.includes(stat.comm) || /[ZXx]/.test(stat.state)) continue;
+      if (workingDirectory(pid) !== datadir || recovers(pid)) continue;
+      return { pid, startTime: stat.startTime, bootId: bootId() };
+    }
+    return null;
+  }
+}
+
+interface PidRecord {
+  readonly pid: number;
+  readonly startTime: number;
+  readonly bootId: string;
+}
+
+/** Null if there is none or it is not one: then the search by data directory decides. */
+function readPidFile(file: string): PidRecord | null {
+  try {
+    const value: unknown = JSON.parse(readFileSync(file, "utf8"));
+    if (typeof value !== "object" || value === null) return null;
+    const { pid, startTime, bootId } = value as Partial<Record<keyof PidRecord, unknown>>;
+    const whole = Number.isSafeInteger(pid) && Number.isSafeInteger(startTime);
+    if (!whole || Number(pid) <= 1 || typeof bootId !== "string") return null;
+    return { pid: Number(pid), startTime: Number(startTime), bootId };
+  } catch {
+    return null;
+  }
+}
+
+/** Start times count from boot, so they name a process within one boot only. */
+function bootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim();
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    // A data directory that is not there yet is nobody's working directory.
+    return path;
+  }
+}
+
+function workingDirectory(pid: number): string | null {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return null;
+  }
+}
+
+/** A run that only reads the position is no server. */
+function recovers(pid: number): boolean {
+  try {
+    return /\0--wsrep[-_]recover(\0|=|$)/.test(readFileSync(`/proc/${pid}/cmdline`, "latin1"));
+  } catch {
+    return false;
+  }
+}
+
+function environment(): Record<string, string> {
+  return Object.fromEntries(
+    ENVIRONMENT.flatMap((key) => (process.env[key] ? [[key, process.env[key]]] : [])),
+  );
+}
+
+async function endsWithin(watched: Watched, withinMs: number): Promise<boolean> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<false>((resolve) => {
+    timer = setTimeout(() => resolve(false), withinMs);
+  });
+  const result = await Promise.race([watched.ended.then(() => true as const), late]);
+  clearTimeout(timer);
+  return result;
+}
+
+/**
+ * A killed mariadbd leaves its state transfer scripts behind, and those keep the transfer port. They
+ * are in its session, whose number cannot be reused while any of them lives.
+ */
+function endSession(watched: Watched): void {
+  if (!watched.ownSession) return;
+  for (const name of readdirSync("/proc")) {
+    const pid = Number(name);
+    if (!Number.isSafeInteger(pid) || readProcStat(pid)?.session !== watched.pid) continue;
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch (error) {
+      if (errorCode(error) !== "ESRCH") throw error;
+    }
+  }
+}
+
+function howItEnded(child: Bun.Subprocess | null): string {
+  if (child === null) return "mariadbd ended";
+  if (child.signalCode !== null) return `mariadbd ended by ${child.signalCode}`;
+  return `mariadbd ended with exit code ${child.exitCode}`;
+}
+
+/** The last line marked [ERROR] that this process wrote, in at most 200 characters. */
+function lastError(logFile: string, from: number): string {
+  try {
+    const file = openSync(logFile, "r");
+    try {
+      const start = Math.max(from, fstatSync(file).size - LOG_TAIL_BYTES);
+      const buffer = Buffer.alloc(LOG_TAIL_BYTES);
+      const length = readSync(file, buffer, 0, LOG_TAIL_BYTES, start);
+      const lines = buffer.toString("utf8", 0, length).split("\n");
+      const found = lines.findLast((line) => line.includes("[ERROR]")) ?? "";
+      return found.slice(Math.max(0, found.indexOf("[ERROR]"))).slice(0, 200);
+    } finally {
+      closeSync(file);
+    }
+  } catch (error) {
+    return `its log cannot be read (${describeError(error)})`;
+  }
+}
+
+function errorCode(error: unknown): string | null {
+  return error instanceof Error && "code" in error ? String(error.code) : null;
+}
