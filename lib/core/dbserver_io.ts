@@ -54,6 +54,12 @@ export type DbServerEvent =
       readonly safeToBootstrap: boolean;
       readonly error: string | null;
     }
+  /** `form_primary` ended: the statement was given, the view was no longer the expected one, or unknown. */
+  | {
+      readonly on: "formed";
+      readonly outcome: "given" | "changed" | "failed";
+      readonly error: string | null;
+    }
   /** An effect that has no event of its own has ended. */
   | { readonly on: "done"; readonly effect: DbServerEffect; readonly error: string | null };
 
@@ -69,10 +75,10 @@ export type DbServerEffect =
   /** `evs.evict` each UUID; an empty list clears it. */
   | { readonly do: "evict"; readonly uuids: readonly string[] }
   | { readonly do: "read_position" }
-  /** Start mariadbd fenced, without gvwstate.dat. */
+  /** Start mariadbd fenced, without gvwstate.dat; `reseed` sets its data aside first, so that it takes a full transfer. */
   | {
       readonly do: "start";
-      readonly mode: "join" | "bootstrap";
+      readonly mode: "join" | "bootstrap" | "reseed";
       readonly position: Position | null;
     }
   /** SIGTERM, then SIGKILL after `graceMs`. */

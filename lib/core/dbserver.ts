@@ -1,0 +1,705 @@
+/**
+ * The server watchdog's core: keeps asking its mariadbd how it is, tells everybody, closes the door
+ * when it has no right to serve, opens it when it has, and obeys the arbitrator's orders.
+ * Invariant: the door is opened only under a right, proven lineage and a durable epochServed; an
+ * order is obeyed only after its epoch is on disk.
+ */
+import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
+import { unreachable } from "../errors.ts";
+import type { Ack, Report } from "../message/dbserver.ts";
+import { type PartyId, partyType } from "../message/envelope.ts";
+import type { WsrepStatus } from "../wsrep_status.ts";
+import { isJoint } from "../wsrep_status.ts";
+import type { Answered, Core, Millis, Step } from "./core.ts";
+import type { DbServerEffect, DbServerEvent, ServerDurable } from "./dbserver_io.ts";
+import { continueOrder, formed, hearOrder, orderWritten } from "./dbserver_orders.ts";
+import { buildReport, differs } from "./dbserver_report.ts";
+import {
+  type DbServerState,
+  lineageOf,
+  mayVouch,
+  memberNames,
+  rightOf,
+  viewOf,
+} from "./dbserver_state.ts";
+import { ack, keep, log, set, type Turn } from "./dbserver_turn.ts";
+
+/** How a process starts. */
+export interface DbServerStart {
+  readonly config: ClusterConfig;
+  readonly self: DbServerConfig;
+  /** At which URL others reach this process. */
+  readonly url: string;
+  readonly minderVersion: string;
+  readonly durable: ServerDurable;
+}
+
+type DbServerCore = Core<DbServerState, DbServerEvent, DbServerEffect> & {
+  initial(now: Millis): DbServerState;
+};
+
+/** Reports whose sending time is remembered, for orders that quote them. */
+const SENT_MAX = 256;
+/** A write that failed is tried again. */
+const WRITE_AGAIN_MS = 1_000;
+/** Waits between starts that failed: doubled from the first, up to the last. */
+const RESTART_FIRST_MS = 1_000;
+const RESTART_MAX_MS = 30_000;
+/** Polls that wait for a fresh answer, at most. */
+const WAITING_MAX = 64;
+
+export function dbServerCore(start: DbServerStart): DbServerCore {
+  return { initial: (now) => initial(start, now), step, dueAt };
+}
+
+function initial(start: DbServerStart, now: Millis): DbServerState {
+  const never = Number.NEGATIVE_INFINITY;
+  const forever = Number.POSITIVE_INFINITY;
+  return {
+    ...start,
+    written: start.durable,
+    writing: false,
+    writeAgainAt: now,
+    process: { is: "unknown" },
+    handling: null,
+    leaving: false,
+    failedStarts: 0,
+    startAt: now,
+    startedAt: never,
+    status: null,
+    polledAt: never,
+    polling: false,
+    pollAgain: false,
+    pollAt: now,
+    pollError: null,
+    flowControl: 0,
+    viewSince: now,
+    lastPrimary: null,
+    gcommUuid: null,
+    probe: "off",
+    probing: false,
+    probeAt: now,
+    hungAtSeqno: -1,
+    position: null,
+    safeToBootstrap: false,
+    positionRead: false,
+    closed: false,
+    gating: null,
+    gatedAt: never,
+    lapseAt: forever,
+    killAt: forever,
+    fenceWantedAt: forever,
+    promises: new Map(),
+    peerEpochs: new Map(),
+    peers: new Map(),
+    grantEpoch: null,
+    // Promises of an earlier life are outwaited, so they need not be durable.
+    vouchedUntil: now + start.config.outwaitMs,
+    arbitratorAt: never,
+    promisedEpoch: 0,
+    epochs: [],
+    draining: false,
+    primarySegment: null,
+    startVerdict: "wait",
+    diverged: false,
+    proven: false,
+    order: null,
+    startOrder: null,
+    waiting: [],
+    reportNumber: 0,
+    sent: [],
+    lastReport: null,
+    reportAt: now,
+  };
+}
+
+function dueAt(state: DbServerState): Millis {
+  let due = Math.min(state.reportAt, state.lapseAt, state.killAt);
+  if (state.process.is === "running") {
+    if (!state.polling) due = Math.min(due, state.pollAt);
+    if (!state.probing && mayProbe(state)) due = Math.min(due, state.probeAt);
+  }
+  if (mayStart(state)) due = Math.min(due, state.startAt);
+  if (state.written !== state.durable && !state.writing) due = Math.min(due, state.writeAgainAt);
+  if (state.order !== null) due = Math.min(due, state.order.tryAgainAt);
+  return due;
+}
+
+function step(
+  state: DbServerState,
+  event: DbServerEvent,
+  now: Millis,
+): Step<DbServerState, DbServerEffect> {
+  const turn: Turn = { state, effects: [], now };
+  switch (event.on) {
+    case "wakeup":
+      break;
+    case "message":
+      hear(turn, event);
+      break;
+    case "answered":
+      if (event.reply.verb === "ack") hearAck(turn, event, event.reply.parameters);
+      break;
+    case "suspended":
+      // The promises may have been outlived: what this process counts as 1 s may have been an hour.
+      set(turn, {
+        promises: new Map(),
+        sent: [],
+        pollAt: now,
+        vouchedUntil: now + state.config.outwaitMs,
+      });
+      log(turn, "suspended", { forMs: event.forMs });
+      break;
+    case "process":
+      hearProcess(turn, event.process);
+      break;
+    case "polled":
+      hearPoll(turn, event);
+      break;
+    case "probed":
+      hearProbe(turn, event);
+      break;
+    case "position":
+      hearPosition(turn, event);
+      break;
+    case "formed":
+      formed(turn, event);
+      break;
+    case "done":
+      hearDone(turn, event.effect, event.error);
+      break;
+    default:
+      return unreachable(event);
+  }
+  settle(turn);
+  return { state: turn.state, effects: turn.effects };
+}
+
+/** What follows from the state, whatever the event was. */
+function settle(turn: Turn): void {
+  continueOrder(turn);
+  gate(turn);
+  write(turn);
+  if (turn.state.written === turn.state.durable) orderWritten(turn);
+  manage(turn);
+  look(turn);
+  tell(turn);
+}
+
+// --- what is heard ---------------------------------------------------------------------------
+
+function hear(turn: Turn, event: Extract<DbServerEvent, { on: "message" }>): void {
+  const { body, from, ticket } = event;
+  const { state, now } = turn;
+  switch (body.verb) {
+    case "db_status_report": {
+      const report = body.parameters;
+      set(turn, { peers: new Map(state.peers).set(from, { report, at: now }) });
+      see(turn, report.epochSeen);
+      const vouch = mayVouch(turn.state, report.fingerprint);
+      const ms = state.config.timing.leaseMs;
+      if (vouch)
+        set(turn, { vouchedUntil: Math.max(state.vouchedUntil, now + state.config.outwaitMs) });
+      ack(turn, ticket, {
+        promise: vouch ? { ms, view: report.fingerprint ?? "", epoch: null } : null,
+      });
+      return;
+    }
+    case "request_status":
+      // Answered by a poll that begins now or later: `tell` does it.
+      set(turn, { waiting: [...state.waiting, { ticket, since: now }].slice(-WAITING_MAX) });
+      pollNow(turn);
+      return;
+    case "wsrep_notify_cmd":
+      pollNow(turn);
+      ack(turn, ticket, {});
+      return;
+    case "make_primary":
+    case "evict":
+    case "bootstrap":
+    case "start":
+    case "reseed":
+      hearOrder(turn, event);
+      return;
+    default:
+      unreachable(body);
+  }
+}
+
+/** A newer epoch was heard of. */
+function see(turn: Turn, epoch: number): void {
+  if (epoch > turn.state.durable.epochSeen) keep(turn, { epochSeen: epoch });
+}
+
+function hearAck(turn: Turn, event: Answered, answer: Ack): void {
+  const { sent, sentAt, by } = event;
+  if (sent.verb !== "db_status_report" || !("reportNumber" in sent.parameters)) return;
+  const { promise, arbitrator } = answer;
+  if (promise !== null && promise.view === sent.parameters.fingerprint) {
+    const until = sentAt + promise.ms;
+    const before = turn.state.promises.get(by);
+    // Replies can overtake each other: a promise only ever lengthens what is held.
+    if (before === undefined || until > before.until) {
+      set(turn, {
+        promises: new Map(turn.state.promises).set(by, { until, epoch: promise.epoch }),
+      });
+    }
+    if (promise.epoch !== null) {
+      set(turn, { grantEpoch: Math.max(turn.state.grantEpoch ?? 0, promise.epoch) });
+    }
+  }
+  if (partyType(by) === "dbserver" && promise !== null && answer.epochServed !== null) {
+    set(turn, { peerEpochs: new Map(turn.state.peerEpochs).set(by, answer.epochServed) });
+  }
+  if (arbitrator === null) return;
+  see(turn, arbitrator.epoch);
+  const current = sent.parameters.fingerprint === viewOf(turn.state.status);
+  set(turn, {
+    // An answer to a report of an earlier view says nothing about this one.
+    arbitratorAt: current ? Math.max(turn.state.arbitratorAt, sentAt) : turn.state.arbitratorAt,
+    epochs: arbitrator.epochs,
+    promisedEpoch:
+      promise === null
+        ? turn.state.promisedEpoch
+        : Math.max(turn.state.promisedEpoch, arbitrator.epoch),
+    draining: arbitrator.draining,
+    primarySegment: arbitrator.primarySegment,
+    startVerdict: sent.parameters.running === "down" ? arbitrator.start : "wait",
+  });
+}
+
+function hearProcess(
+  turn: Turn,
+  process: Extract<DbServerEvent, { on: "process" }>["process"],
+): void {
+  const { state, now } = turn;
+  const before = state.process;
+  if (process.is === "running") {
+    const same =
+      before.is === "running" &&
+      before.pid === process.pid &&
+      before.startTime === process.startTime;
+    if (same) return;
+    const adopted = state.handling !== "start";
+    set(turn, {
+      process,
+      handling: null,
+      startedAt: now,
+      status: null,
+      polledAt: Number.NEGATIVE_INFINITY,
+      pollAt: now,
+      position: null,
+      positionRead: false,
+      // Started by this watchdog it is fenced from its first moment; an adopted one has to say.
+      closed: !adopted,
+      lastPrimary: null,
+    });
+    log(turn, "mariadbd_running", { pid: process.pid, adopted });
+    return;
+  }
+  if (before.is === "stopped") return;
+  const reachedSynced = state.lastPrimary?.synced === true;
+  const failedStarts = before.is === "running" && !reachedSynced ? state.failedStarts + 1 : 0;
+  set(turn, {
+    process,
+    handling: null,
+    failedStarts,
+    startAt: now + restartWaitMs(failedStarts),
+    status: null,
+    polledAt: Number.NEGATIVE_INFINITY,
+    lastPrimary: null,
+    probe: "off",
+    closed: true,
+    gating: null,
+    proven: false,
+    startVerdict: "wait",
+    position: null,
+    positionRead: false,
+  });
+  log(turn, "mariadbd_stopped", { because: process.because, failedStarts });
+}
+
+function restartWaitMs(failedStarts: number): Millis {
+  if (failedStarts === 0) return 0;
+  return Math.min(RESTART_MAX_MS, RESTART_FIRST_MS * 2 ** Math.min(failedStarts - 1, 10));
+}
+
+function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): void {
+  const { state, now } = turn;
+  const { status, startedAt } = event;
+  set(turn, { polling: false, pollError: event.error });
+  if (state.process.is !== "running" || status === null) {
+    set(turn, { pollAt: now + state.config.timing.pollFastMs });
+    return;
+  }
+  const before = state.status;
+  const view = viewOf(status);
+  const changed = view !== viewOf(before);
+  const stood = status.stateUuid ?? before?.stateUuid ?? null;
+  if (
+    before?.primary === true &&
+    !status.primary &&
+    state.durable.leftPrimary === null &&
+    stood !== null
+  ) {
+    keep(turn, {
+      leftPrimary: { uuid: stood, seqno: Math.max(status.lastCommitted, before.lastCommitted) },
+    });
+  }
+  set(turn, {
+    status,
+    polledAt: startedAt,
+    gcommUuid: status.gcommUuid ?? state.gcommUuid,
+    flowControl: pausedShare(before, status, now - state.polledAt),
+    viewSince: changed ? startedAt : state.viewSince,
+    lastPrimary: status.primary ? lastPrimaryOf(state, status) : state.lastPrimary,
+    closed: startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed,
+    probe: probeAfter(state, status, changed),
+    hungAtSeqno: status.evsState === "OPERATIONAL" ? state.hungAtSeqno : status.lastCommitted,
+    proven: state.proven && status.primary,
+  });
+  if (changed) {
+    log(turn, "view", {
+      from: before === null ? null : before.primary,
+      primary: status.primary,
+      members: status.members.map((member) => member.name),
+      lastCommitted: status.lastCommitted,
+    });
+  }
+  set(turn, { pollAt: now + pollIntervalMs(turn.state) });
+}
+
+function lastPrimaryOf(state: DbServerState, status: WsrepStatus): Report["lastPrimary"] {
+  const fingerprint = viewOf(status);
+  if (fingerprint === null) return state.lastPrimary;
+  const same = state.lastPrimary?.fingerprint === fingerprint;
+  const synced = status.localState === "Synced" || status.localState.startsWith("Donor");
+  if (same && state.lastPrimary?.synced === synced) return state.lastPrimary;
+  return { fingerprint, synced: synced || (same && state.lastPrimary?.synced === true) };
+}
+
+/** What the write probe is known to say after a poll. */
+function probeAfter(state: DbServerState, status: WsrepStatus, changed: boolean): Report["probe"] {
+  if (!status.primary) return "off";
+  // Members are being gathered anew: no commit passes until the view has changed.
+  if (status.evsState !== null && status.evsState !== "OPERATIONAL") return "hanging";
+  if (changed) return "off";
+  // Only progress, or a new view, proves that commits flow again.
+  if (state.probe === "hanging")
+    return status.lastCommitted > state.hungAtSeqno ? "flowing" : "hanging";
+  return state.probe;
+}
+
+function pausedShare(before: WsrepStatus | null, status: WsrepStatus, elapsedMs: Millis): number {
+  if (before === null || !Number.isFinite(elapsedMs) || elapsedMs <= 0) return 0;
+  const pausedMs = (status.flowControlPausedNs - before.flowControlPausedNs) / 1e6;
+  // Two decimals: a share that flickers in the last digit is not news.
+  return Math.round(Math.max(0, Math.min(1, pausedMs / elapsedMs)) * 100) / 100;
+}
+
+function hearProbe(turn: Turn, event: Extract<DbServerEvent, { on: "probed" }>): void {
+  const { state, now } = turn;
+  set(turn, { probing: false, probeAt: now + state.config.timing.probeIntervalMs });
+  // A probe of an earlier view says nothing about this one.
+  if (state.status?.primary !== true || event.startedAt < state.viewSince) return;
+  switch (event.outcome) {
+    case "committed":
+      set(turn, { probe: "flowing" });
+      return;
+    case "held":
+      set(turn, { probe: "held" });
+      return;
+    case "hung":
+      set(turn, { probe: "hanging", hungAtSeqno: state.status.lastCommitted, pollAt: now });
+      return;
+    case "refused":
+      return;
+    default:
+      unreachable(event.outcome);
+  }
+}
+
+function hearPosition(turn: Turn, event: Extract<DbServerEvent, { on: "position" }>): void {
+  const { position, safeToBootstrap, error } = event;
+  if (turn.state.handling === "read_position") set(turn, { handling: null });
+  if (turn.state.process.is !== "stopped") return;
+  set(turn, { position, safeToBootstrap, positionRead: true });
+  if (position !== null && turn.state.durable.leftPrimary === null)
+    keep(turn, { leftPrimary: position });
+  log(turn, "position", { position, safeToBootstrap, error });
+}
+
+function hearDone(turn: Turn, effect: DbServerEffect, error: string | null): void {
+  const { state, now } = turn;
+  switch (effect.do) {
+    case "fence":
+    case "unfence":
+      set(turn, {
+        gating: null,
+        gatedAt: now,
+        closed: error === null ? effect.do === "fence" : state.closed,
+        pollAt: now,
+      });
+      log(turn, error === null ? `${effect.do}d` : `${effect.do}_failed`, {
+        because: effect.because,
+        error,
+      });
+      return;
+    case "persist":
+      set(turn, {
+        writing: false,
+        written: error === null ? effect.durable : state.written,
+        writeAgainAt: error === null ? now : now + WRITE_AGAIN_MS,
+      });
+      if (error !== null) log(turn, "store_failed", { error });
+      return;
+    case "start":
+      if (error === null) return;
+      set(turn, {
+        handling: null,
+        failedStarts: state.failedStarts + 1,
+        startAt: now + restartWaitMs(state.failedStarts + 1),
+      });
+      log(turn, "start_failed", { mode: effect.mode, error });
+      return;
+    case "stop":
+    case "kill":
+      if (error === null) return;
+      set(turn, { handling: null });
+      log(turn, `${effect.do}_failed`, { error });
+      return;
+    case "evict":
+    case "form_primary":
+    case "log":
+    case "poll":
+    case "probe":
+    case "read_position":
+    case "reply":
+    case "send":
+      return;
+    default:
+      unreachable(effect);
+  }
+}
+
+// --- what follows -------------------------------------------------------------------------------
+
+/** Opens or closes the door. */
+function gate(turn: Turn): void {
+  const { state, now } = turn;
+  const right = rightOf(state, now);
+  const forever = Number.POSITIVE_INFINITY;
+  if (state.process.is !== "running") {
+    set(turn, { lapseAt: forever, killAt: forever, fenceWantedAt: forever });
+    return;
+  }
+  set(turn, { lapseAt: right.ok && right.until > now ? right.until : forever });
+  const lineage = state.closed && right.ok ? lineageOf(state) : "yes";
+  if (lineage === "diverged" && !state.diverged) {
+    set(turn, { diverged: true });
+    log(turn, "diverged", { leftPrimary: state.durable.leftPrimary, epochs: state.epochs });
+  }
+  const mayOpen = right.ok && !state.diverged && !state.leaving;
+  if (mayOpen) {
+    set(turn, { killAt: forever, fenceWantedAt: forever });
+    if (state.closed && lineage === "yes") openDoor(turn, right.because);
+    return;
+  }
+  closeDoor(turn, right.ok ? "leaving, or rows beyond a fork point" : right.because);
+}
+
+function openDoor(turn: Turn, because: string): void {
+  const { state } = turn;
+  const { status } = state;
+  if (state.gating !== null || status === null || !status.ready) return;
+  if (status.localState !== "Synced" && !status.localState.startsWith("Donor")) return;
+  const names = memberNames(status);
+  const peers = [...state.peerEpochs].flatMap(([id, epoch]) => {
+    const server = state.config.serverById.get(id);
+    return server !== undefined && names.has(server.name) ? [epoch] : [];
+  });
+  const epochServed = Math.max(state.durable.epochServed, state.promisedEpoch, ...peers);
+  if (epochServed !== state.durable.epochServed || state.durable.leftPrimary !== null) {
+    keep(turn, {
+      epochServed,
+      epochSeen: Math.max(epochServed, state.durable.epochSeen),
+      leftPrimary: null,
+    });
+  }
+  // What it serves under is on disk before the first client is let in.
+  if (turn.state.written !== turn.state.durable) return;
+  set(turn, { gating: "unfence" });
+  turn.effects.push({ do: "unfence", because });
+}
+
+function closeDoor(turn: Turn, because: string): void {
+  const { state, now } = turn;
+  const { fenceMs, leaseMs } = state.config.timing;
+  if (state.closed) {
+    set(turn, {
+      fenceWantedAt: Number.POSITIVE_INFINITY,
+      killAt: aloneKillAt(state, leaseMs + fenceMs),
+    });
+    if (now >= turn.state.killAt) kill(turn, "Primary alone without a grant, and nobody to ask");
+    return;
+  }
+  // A mariadbd that was just adopted is given the chance to say how it is.
+  if (state.status === null && state.pollError === null) return;
+  const wantedAt = Math.min(state.fenceWantedAt, now);
+  set(turn, { fenceWantedAt: wantedAt, killAt: wantedAt + fenceMs });
+  if (now >= wantedAt + fenceMs) {
+    kill(turn, `the fence did not hold within ${fenceMs} ms: ${because}`);
+    return;
+  }
+  if (state.gating === "fence") return;
+  set(turn, { gating: "fence" });
+  turn.effects.push({ do: "fence", because });
+}
+
+/** When a fenced server that is Primary alone, without a grant and out of reach, must go: lest two Primaries meet. */
+function aloneKillAt(state: DbServerState, graceMs: Millis): Millis {
+  const { status } = state;
+  if (status?.primary !== true || isJoint(state.config, memberNames(status))) {
+    return Number.POSITIVE_INFINITY;
+  }
+  const asked = Math.max(state.viewSince, state.arbitratorAt);
+  return asked + graceMs;
+}
+
+function kill(turn: Turn, because: string): void {
+  set(turn, { killAt: Number.POSITIVE_INFINITY });
+  if (turn.state.handling === "kill") return;
+  set(turn, { handling: "kill" });
+  log(turn, "killing", { because });
+  turn.effects.push({ do: "kill", because });
+}
+
+function write(turn: Turn): void {
+  const { state, now } = turn;
+  if (state.writing || state.written === state.durable || now < state.writeAgainAt) return;
+  set(turn, { writing: true });
+  turn.effects.push({ do: "persist", durable: state.durable });
+}
+
+function mayStart(state: DbServerState): boolean {
+  return (
+    state.process.is === "stopped" &&
+    state.handling === null &&
+    state.positionRead &&
+    !state.leaving &&
+    (state.startVerdict === "join" || state.startVerdict === "reseed")
+  );
+}
+
+/** Reads a stopped server's position, starts it where the arbitrator says so, stops a diverged one. */
+function manage(turn: Turn): void {
+  const { state, now } = turn;
+  if (state.process.is === "stopped" && state.handling === null && !state.positionRead) {
+    set(turn, { handling: "read_position" });
+    turn.effects.push({ do: "read_position" });
+    return;
+  }
+  if (state.process.is === "running" && state.diverged && state.handling === null) {
+    set(turn, { handling: "stop" });
+    turn.effects.push({ do: "stop", graceMs: STOP_GRACE_MS });
+    return;
+  }
+  if (!mayStart(state) || now < state.startAt) return;
+  const mode = state.startVerdict === "reseed" ? "reseed" : "join";
+  set(turn, { handling: "start", startVerdict: "wait" });
+  if (mode === "reseed") {
+    set(turn, { diverged: false });
+    keep(turn, { leftPrimary: null });
+  }
+  turn.effects.push({ do: "start", mode, position: state.position });
+}
+
+/** A graceful stop takes 0.1 to 2 s (measured); much longer means that it hangs. */
+const STOP_GRACE_MS = 10_000;
+
+function pollNow(turn: Turn): void {
+  if (turn.state.polling) set(turn, { pollAgain: true });
+  else set(turn, { pollAt: turn.now });
+}
+
+function pollIntervalMs(state: DbServerState): Millis {
+  const { timing } = state.config;
+  const { status } = state;
+  const calm =
+    state.order === null &&
+    state.gating === null &&
+    status?.primary === true &&
+    status.ready &&
+    state.probe !== "hanging" &&
+    !state.closed;
+  return calm ? timing.pollIntervalMs : timing.pollFastMs;
+}
+
+function mayProbe(state: DbServerState): boolean {
+  return state.status?.primary === true && state.status.ready && !state.closed;
+}
+
+/** Starts what is due to be asked of mariadbd. */
+function look(turn: Turn): void {
+  const { state, now } = turn;
+  if (state.process.is !== "running") return;
+  if (!state.polling && (state.pollAgain || now >= state.pollAt)) {
+    set(turn, { polling: true, pollAgain: false });
+    turn.effects.push({ do: "poll" });
+  }
+  if (!state.probing && mayProbe(turn.state) && now >= state.probeAt) {
+    set(turn, { probing: true });
+    turn.effects.push({ do: "probe" });
+  }
+}
+
+/** Reports to everybody: at the interval, and at once when something changed that others decide by. */
+function tell(turn: Turn): void {
+  answerWaiting(turn);
+  const { state, now } = turn;
+  const next = buildReport(state, now, state.reportNumber + 1);
+  const due = now >= state.reportAt;
+  if (!due && !differs(state.lastReport, next)) return;
+  number(turn, next);
+  set(turn, { reportAt: now + state.config.timing.reportIntervalMs });
+  const body = { verb: "db_status_report", parameters: next } as const;
+  for (const to of receivers(state)) {
+    turn.effects.push({ do: "send", to, body, expiresMs: Number.POSITIVE_INFINITY });
+  }
+}
+
+/** Remembers when a report left: orders quote its number. */
+function number(turn: Turn, report: Report): void {
+  const { state, now } = turn;
+  const young = state.sent.filter((each) => now - each.at <= state.config.timing.orderMaxAgeMs);
+  set(turn, {
+    reportNumber: report.reportNumber,
+    lastReport: report,
+    sent: [...young, { number: report.reportNumber, at: now }].slice(-SENT_MAX),
+  });
+}
+
+function receivers(state: DbServerState): readonly PartyId[] {
+  const { arbitrators, servers, clients } = state.config;
+  return [...arbitrators, ...servers, ...clients]
+    .map((party) => party.id)
+    .filter((id) => id !== state.self.id);
+}
+
+/** Answers those who asked for a fresh report, once a poll begun after their question has ended. */
+function answerWaiting(turn: Turn): void {
+  const { state } = turn;
+  const silent = state.process.is !== "running" || state.pollError !== null;
+  const ready = state.waiting.filter((each) => silent || state.polledAt >= each.since);
+  if (ready.length === 0) return;
+  const report = buildReport(state, turn.now, state.reportNumber + 1);
+  number(turn, report);
+  set(turn, { waiting: state.waiting.filter((each) => !ready.includes(each)), reportAt: turn.now });
+  for (const { ticket } of ready) {
+    turn.effects.push({
+      do: "reply",
+      ticket,
+      body: { verb: "db_status_report", parameters: report },
+    });
+  }
+}

@@ -1,0 +1,308 @@
+/**
+ * The arbitrator's orders to a watchdog: checked against a table before anything is done, written
+ * down before they are obeyed, and verified afterwards, since a statement's success proves nothing.
+ */
+import { unreachable } from "../errors.ts";
+import type { MakePrimary, StartOrder } from "../message/arbitrator.ts";
+import { fingerprintMembers } from "../wsrep_status.ts";
+import type { Arrived } from "./core.ts";
+import type { DbServerEvent } from "./dbserver_io.ts";
+import { type DbServerState, type OrderInHand, viewOf } from "./dbserver_state.ts";
+import { ack, keep, log, set, type Turn } from "./dbserver_turn.ts";
+
+/** pc.bootstrap is tried so often; it may be dropped without a word while views are forming. */
+const FORM_ATTEMPTS = 3;
+/** A Primary view follows within 50 ms where pc.bootstrap has an effect (measured: 10 to 50 ms). */
+const FORM_WAIT_MS = 300;
+
+interface OrderFacts {
+  readonly state: DbServerState;
+  readonly now: number;
+  readonly order: MakePrimary | StartOrder;
+}
+
+interface Check {
+  readonly id: string;
+  /** Why the order is refused; null if this check has nothing against it. */
+  readonly against: (facts: OrderFacts) => string | null;
+}
+
+/** Checks of every order, in order; the first that fails is the answer. */
+export const ORDER_CHECKS = [
+  {
+    id: "store.bound",
+    against: ({ state, order }) =>
+      state.durable.storeId === null || state.durable.storeId === order.storeId
+        ? null
+        : `this server obeys the arbitrator's store ${state.durable.storeId}, not ${order.storeId}`,
+  },
+  {
+    id: "epoch.newer",
+    against: ({ state, order }) =>
+      order.epoch > state.durable.epochObeyed && order.epoch >= state.durable.epochSeen
+        ? null
+        : `epoch ${order.epoch} is not newer than ${Math.max(state.durable.epochObeyed, state.durable.epochSeen)}`,
+  },
+  {
+    id: "report.young",
+    against: ({ state, now, order }) => {
+      const sent = state.sent.find((each) => each.number === order.reportNumber);
+      if (sent === undefined)
+        return `report ${order.reportNumber} is not a recent one of this server`;
+      const ageMs = now - sent.at;
+      return ageMs <= state.config.timing.orderMaxAgeMs
+        ? null
+        : `report ${order.reportNumber} is ${Math.round(ageMs)} ms old`;
+    },
+  },
+  {
+    id: "no.other",
+    against: ({ state }) =>
+      state.order === null ? null : `epoch ${state.order.order.epoch} is being carried out`,
+  },
+  {
+    id: "not.leaving",
+    against: ({ state }) => (state.leaving ? "this server is being stopped" : null),
+  },
+] as const satisfies readonly Check[];
+
+/** Further checks of make_primary. */
+export const MAKE_PRIMARY_CHECKS = [
+  {
+    id: "vouch.outwaited",
+    against: ({ state, now, order }) =>
+      ("basis" in order && order.basis === "arithmetic") || now >= state.vouchedUntil
+        ? null
+        : `this server has vouched for others: ${Math.ceil(state.vouchedUntil - now)} ms are left`,
+  },
+  {
+    id: "arithmetic.straight",
+    against: ({ state, order }) =>
+      "basis" in order &&
+      order.basis === "arithmetic" &&
+      state.lastPrimary?.fingerprint !== order.notedView
+        ? "this server did not come straight from the noted view"
+        : null,
+  },
+  {
+    id: "view.expected",
+    against: ({ state, order }) => {
+      const view = viewOf(state.status);
+      if (view === null) return "this server is in no view";
+      if (state.status?.primary === true) return "this server is Primary";
+      return "expectedFingerprint" in order && view !== order.expectedFingerprint
+        ? `the view has changed to ${view}`
+        : null;
+    },
+  },
+] as const satisfies readonly Check[];
+
+/** Further checks of start, bootstrap and reseed. */
+export const START_CHECKS = [
+  {
+    id: "process.stopped",
+    against: ({ state }) =>
+      state.process.is === "stopped" && state.handling === null ? null : "mariadbd is not stopped",
+  },
+  {
+    id: "position.same",
+    against: ({ state, order }) => {
+      if (!("position" in order) || order.position === null) return null;
+      const { position } = state;
+      const same =
+        position?.uuid === order.position.uuid && position.seqno === order.position.seqno;
+      return same
+        ? null
+        : `the position is ${position?.uuid ?? "unknown"}:${position?.seqno ?? -1}`;
+    },
+  },
+] as const satisfies readonly Check[];
+
+/** The first check that an order fails, in words; null if it passes all. */
+export function refusal(checks: readonly Check[], facts: OrderFacts): string | null {
+  for (const check of checks) {
+    const against = check.against(facts);
+    if (against !== null) return `${check.id}: ${against}`;
+  }
+  return null;
+}
+
+/** Takes an order: refuses it with the reason, or writes its epoch down first. */
+export function hearOrder(turn: Turn, event: Arrived<"dbserver">): void {
+  const { body, ticket } = event;
+  switch (body.verb) {
+    case "make_primary":
+      hearMakePrimary(turn, event, body.parameters);
+      return;
+    case "bootstrap":
+    case "start":
+      hearStart(turn, ticket, { order: body.parameters, bootstrap: body.verb === "bootstrap" });
+      return;
+    case "evict":
+    case "reseed":
+      ack(turn, ticket, {
+        outcome: "refused",
+        because: `${body.verb} is switched off in this version`,
+      });
+      return;
+    case "db_status_report":
+    case "request_status":
+    case "wsrep_notify_cmd":
+      return;
+    default:
+      unreachable(body);
+  }
+}
+
+function hearMakePrimary(turn: Turn, event: Arrived<"dbserver">, order: MakePrimary): void {
+  const { state, now } = turn;
+  const { ticket, from } = event;
+  const refused = refusal([...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS], { state, now, order });
+  log(turn, "make_primary", { epoch: order.epoch, basis: order.basis, refused });
+  if (refused !== null) {
+    ack(turn, ticket, { outcome: "refused", because: refused });
+    return;
+  }
+  keep(turn, {
+    storeId: order.storeId,
+    epochSeen: order.epoch,
+    epochObeyed: order.epoch,
+    // Its rows are the base of the new epoch: there is no fork point to compare with.
+    epochServed: order.epoch,
+  });
+  set(turn, {
+    order: {
+      order,
+      from,
+      ticket,
+      phase: "writing",
+      attempts: 0,
+      given: false,
+      error: null,
+      tryAgainAt: Number.POSITIVE_INFINITY,
+    },
+  });
+}
+
+function hearStart(
+  turn: Turn,
+  ticket: number,
+  options: { readonly order: StartOrder; readonly bootstrap: boolean },
+): void {
+  const { order, bootstrap } = options;
+  const { state, now } = turn;
+  const refused = refusal([...ORDER_CHECKS, ...START_CHECKS], { state, now, order });
+  log(turn, bootstrap ? "bootstrap" : "start", { epoch: order.epoch, refused });
+  if (refused !== null) {
+    ack(turn, ticket, { outcome: "refused", because: refused });
+    return;
+  }
+  keep(turn, {
+    storeId: order.storeId,
+    epochSeen: order.epoch,
+    epochObeyed: order.epoch,
+    ...(bootstrap ? { epochServed: order.epoch } : {}),
+  });
+  set(turn, { startOrder: { ticket, bootstrap, epoch: order.epoch } });
+}
+
+/** The order's epoch is on disk: it may be obeyed now. */
+export function orderWritten(turn: Turn): void {
+  const { order, startOrder, position } = turn.state;
+  if (order?.phase === "writing") form(turn);
+  if (startOrder !== null && turn.state.handling === null) {
+    set(turn, {
+      startOrder: null,
+      handling: "start",
+      ...(startOrder.bootstrap ? { grantEpoch: startOrder.epoch } : {}),
+    });
+    turn.effects.push({
+      do: "start",
+      mode: startOrder.bootstrap ? "bootstrap" : "join",
+      position,
+    });
+    ack(turn, startOrder.ticket, { because: "starting" });
+  }
+}
+
+function form(turn: Turn): void {
+  const { order } = turn.state;
+  if (order === null) return;
+  set(turn, {
+    order: {
+      ...order,
+      phase: "forming",
+      attempts: order.attempts + 1,
+      tryAgainAt: Number.POSITIVE_INFINITY,
+    },
+  });
+  turn.effects.push({
+    do: "form_primary",
+    expectedFingerprint: order.order.expectedFingerprint,
+    epoch: order.order.epoch,
+  });
+}
+
+/** pc.bootstrap was given, or not because the view had changed; either way the poll decides. */
+export function formed(turn: Turn, event: Extract<DbServerEvent, { on: "formed" }>): void {
+  const { order } = turn.state;
+  if (order === null) return;
+  const { outcome, error } = event;
+  if (outcome !== "given") log(turn, "form_failed", { epoch: order.order.epoch, outcome, error });
+  set(turn, {
+    order: {
+      ...order,
+      phase: "verifying",
+      given: order.given || outcome !== "changed",
+      error,
+      tryAgainAt: outcome === "changed" ? turn.now : turn.now + FORM_WAIT_MS,
+    },
+    pollAt: turn.now,
+  });
+}
+
+/** Looks whether the order has come true; tries again, or gives up with the reason. */
+export function continueOrder(turn: Turn): void {
+  const { order, status } = turn.state;
+  if (order === null || order.phase !== "verifying") return;
+  const present = new Set(status?.members.map((member) => member.uuid) ?? []);
+  const expected = fingerprintMembers(order.order.expectedFingerprint);
+  if (status?.primary === true && expected.every((uuid) => present.has(uuid))) {
+    succeed(turn, order);
+    return;
+  }
+  if (turn.now < order.tryAgainAt) return;
+  const view = viewOf(status);
+  const moved = view !== order.order.expectedFingerprint;
+  if (!moved && order.attempts < FORM_ATTEMPTS) {
+    form(turn);
+    return;
+  }
+  const because = moved
+    ? `the view has changed to ${view ?? "none"}`
+    : `no Primary view after ${order.attempts} attempts: ${order.error ?? "pc.bootstrap had no effect"}`;
+  set(turn, { order: null });
+  log(turn, "order_failed", { epoch: order.order.epoch, because });
+  // Refused makes the order void; that may be said only where pc.bootstrap was certainly never given.
+  ack(turn, order.ticket, {
+    outcome: order.given ? "failed" : "refused",
+    because: because.slice(0, 1000),
+  });
+}
+
+function succeed(turn: Turn, hand: OrderInHand): void {
+  const { order, from, ticket, attempts } = hand;
+  const sent = turn.state.sent.find((each) => each.number === order.reportNumber);
+  // The order is the arbitrator's answer to the report that it quotes: the lease counts from there.
+  const until = (sent?.at ?? Number.NEGATIVE_INFINITY) + turn.state.config.timing.leaseMs;
+  set(turn, {
+    order: null,
+    grantEpoch: order.epoch,
+    promisedEpoch: order.epoch,
+    promises: new Map(turn.state.promises).set(from, { until, epoch: order.epoch }),
+    primarySegment: turn.state.self.segment,
+    proven: true,
+  });
+  log(turn, "promoted", { epoch: order.epoch, attempts });
+  ack(turn, ticket, { because: `Primary after ${attempts} attempt${attempts === 1 ? "" : "s"}` });
+}

@@ -1,0 +1,91 @@
+/** Builds a server's report from what its watchdog holds. */
+import type { Report } from "../message/dbserver.ts";
+import { groupOf } from "../wsrep_status.ts";
+import type { Millis } from "./core.ts";
+import { type DbServerState, rightOf, viewOf } from "./dbserver_state.ts";
+
+/** The report as it would be sent at `now`, numbered `number`. */
+export function buildReport(state: DbServerState, now: Millis, number: number): Report {
+  const { status, self, config, durable } = state;
+  const running = runningOf(state);
+  const right = rightOf(state, now);
+  const serving =
+    status?.ready === true && status.primary && !state.closed && right.ok ? "on" : "off";
+  return {
+    reportNumber: number,
+    url: state.url,
+    running,
+    serving: running === "unknown" ? "unknown" : serving,
+    primary: status === null ? (running === "down" ? "no" : "unknown") : yesNo(status.primary),
+    group: running === "down" ? "down" : groupOf(config, self.segment, status?.members ?? []),
+    fingerprint: viewOf(status),
+    members: [...(status?.members ?? [])],
+    stateUuid: status?.stateUuid ?? null,
+    lastCommitted: status?.lastCommitted ?? -1,
+    localState: status?.localState ?? (running === "down" ? "down" : "no answer"),
+    evsState: status?.evsState ?? null,
+    weight: status?.weight ?? null,
+    flowControl: state.flowControl,
+    fenced: running === "down" || state.closed,
+    draining: state.draining,
+    leaving: state.leaving,
+    position: running === "down" ? state.position : null,
+    safeToBootstrap: state.safeToBootstrap,
+    epochSeen: durable.epochSeen,
+    epochServed: durable.epochServed,
+    lastPrimary: state.lastPrimary,
+    primarySegment: state.primarySegment,
+    probe: state.probe,
+    gcommUuid: state.gcommUuid,
+    guard: false,
+    diverged: state.diverged,
+    pollAgeMs: status === null ? 0 : Math.max(0, Math.min(86_400_000, now - state.polledAt)),
+    versions: {
+      server: status?.serverVersion ?? "",
+      provider: status?.providerVersion ?? "",
+      minder: state.minderVersion,
+    },
+    because: becauseOf(state, right.because).slice(0, 1000),
+  };
+}
+
+function runningOf(state: DbServerState): Report["running"] {
+  if (state.process.is === "stopped") return "down";
+  return state.status === null ? "unknown" : "up";
+}
+
+function yesNo(value: boolean): "yes" | "no" {
+  return value ? "yes" : "no";
+}
+
+function becauseOf(state: DbServerState, right: string): string {
+  if (state.process.is === "stopped") return `mariadbd is not running: ${state.process.because}`;
+  if (state.status === null)
+    return `mariadbd does not answer: ${state.pollError ?? "not asked yet"}`;
+  if (state.diverged) return "has rows beyond a fork point: needs a full state transfer";
+  return right;
+}
+
+/** Has anything changed that others decide by, so that the report cannot wait for its interval. */
+export function differs(a: Report | null, b: Report): boolean {
+  if (a === null) return true;
+  return KEYS.some((key) => a[key] !== b[key]);
+}
+
+const KEYS = [
+  "running",
+  "serving",
+  "primary",
+  "group",
+  "fingerprint",
+  "localState",
+  "fenced",
+  "draining",
+  "leaving",
+  "probe",
+  "diverged",
+  "weight",
+  "epochServed",
+  "position",
+  "primarySegment",
+] as const satisfies readonly (keyof Report)[];

@@ -1,0 +1,271 @@
+/**
+ * What a server watchdog holds, and the one question on which everything turns: has its server the
+ * right to serve now, and until when.
+ * Invariant: a right is a promise of the arbitrator or of other segments' servers that has not
+ * expired on this process's own clock, counted from when the renewed report was sent.
+ */
+import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
+import type { MakePrimary } from "../message/arbitrator.ts";
+import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
+import { type PartyId, partyType } from "../message/envelope.ts";
+import { fingerprint, holdsMajority, isJoint, type WsrepStatus } from "../wsrep_status.ts";
+import type { Millis } from "./core.ts";
+import type { ProcessFact, ServerDurable } from "./dbserver_io.ts";
+
+/** A promise received: nobody else gets the right to be primary before `until`. */
+export interface Promised {
+  readonly until: Millis;
+  /** The grant under which a solo view may serve; null for joint views only. */
+  readonly epoch: number | null;
+}
+
+/** A make_primary under way. */
+export interface OrderInHand {
+  readonly order: MakePrimary;
+  readonly from: PartyId;
+  readonly ticket: number;
+  readonly phase: "writing" | "forming" | "verifying";
+  readonly attempts: number;
+  /** pc.bootstrap was, or may have been, given at least once. */
+  readonly given: boolean;
+  /** Why the last attempt failed. */
+  readonly error: string | null;
+  /** When to try again, or to give up after the last attempt. */
+  readonly tryAgainAt: Millis;
+}
+
+export interface DbServerState {
+  readonly config: ClusterConfig;
+  readonly self: DbServerConfig;
+  readonly url: string;
+  readonly minderVersion: string;
+
+  readonly durable: ServerDurable;
+  /** The durable state that is on disk. */
+  readonly written: ServerDurable;
+  readonly writing: boolean;
+  readonly writeAgainAt: Millis;
+
+  readonly process: ProcessFact | { readonly is: "unknown" };
+  /** A start or stop that was asked for and has not ended. */
+  readonly handling: "start" | "stop" | "kill" | "read_position" | null;
+  readonly leaving: boolean;
+  /** Starts in a row that did not reach Synced. */
+  readonly failedStarts: number;
+  readonly startAt: Millis;
+  readonly startedAt: Millis;
+
+  /** The latest poll that answered; null while mariadbd is down or silent. */
+  readonly status: WsrepStatus | null;
+  readonly polledAt: Millis;
+  readonly polling: boolean;
+  /** Another poll must follow the one under way: something happened after it began. */
+  readonly pollAgain: boolean;
+  readonly pollAt: Millis;
+  readonly pollError: string | null;
+  /** Share of time paused by flow control between the last two polls. */
+  readonly flowControl: number;
+  /** When the present view was first seen. */
+  readonly viewSince: Millis;
+  readonly lastPrimary: Report["lastPrimary"];
+  readonly gcommUuid: string | null;
+
+  readonly probe: Report["probe"];
+  readonly probing: boolean;
+  readonly probeAt: Millis;
+  /** Last committed when commits were found to hang. */
+  readonly hungAtSeqno: number;
+
+  readonly position: Position | null;
+  readonly safeToBootstrap: boolean;
+  /** The position of the stopped server was read, whatever came of it. */
+  readonly positionRead: boolean;
+
+  /** Client statements are refused: by the last poll, or because it was started so. */
+  readonly closed: boolean;
+  readonly gating: "fence" | "unfence" | null;
+  /** When the last fence or unfence ended: polls begun before say nothing about it. */
+  readonly gatedAt: Millis;
+  /** When the right ends unless renewed, and when a fence that does not hold ends in SIGKILL. */
+  readonly lapseAt: Millis;
+  readonly killAt: Millis;
+  /** Since when a fence is wanted that is not there yet; `Infinity` if none is. */
+  readonly fenceWantedAt: Millis;
+
+  readonly promises: ReadonlyMap<PartyId, Promised>;
+  /** Epoch served under by peers, as their acks say. */
+  readonly peerEpochs: ReadonlyMap<PartyId, number>;
+  readonly peers: ReadonlyMap<PartyId, { readonly report: Report; readonly at: Millis }>;
+  /** The epoch granted to this segment, as far as this server knows. */
+  readonly grantEpoch: number | null;
+  /** Until then this server has promised not to be promoted. */
+  readonly vouchedUntil: Millis;
+
+  readonly arbitratorAt: Millis;
+  /** The arbitrator's epoch with its last promise: what this view serves under. */
+  readonly promisedEpoch: number;
+  readonly epochs: readonly EpochRecord[];
+  readonly draining: boolean;
+  readonly primarySegment: string | null;
+  readonly startVerdict: "join" | "reseed" | "bootstrap" | "wait";
+
+  readonly diverged: boolean;
+  /** Its rows are the base of its epoch, by the arbitrator's order: there is nothing to compare. */
+  readonly proven: boolean;
+  readonly order: OrderInHand | null;
+  /** An order to start, whose epoch is being written. */
+  readonly startOrder: {
+    readonly ticket: number;
+    readonly bootstrap: boolean;
+    readonly epoch: number;
+  } | null;
+  /** Messages that wait for a poll begun after they came. */
+  readonly waiting: readonly { readonly ticket: number; readonly since: Millis }[];
+
+  readonly reportNumber: number;
+  /** When recent reports were sent, by number. */
+  readonly sent: readonly { readonly number: number; readonly at: Millis }[];
+  readonly lastReport: Report | null;
+  readonly reportAt: Millis;
+}
+
+/** The right to serve, or why there is none. */
+export type Right =
+  | { readonly ok: true; readonly until: Millis; readonly because: string }
+  | { readonly ok: false; readonly because: string };
+
+/** Fingerprint of the view that the last poll saw. */
+export function viewOf(status: WsrepStatus | null): string | null {
+  return status === null ? null : fingerprint(status.stateUuid, status.primary, status.members);
+}
+
+export function memberNames(status: WsrepStatus | null): ReadonlySet<string> {
+  return new Set(status?.members.map((member) => member.name) ?? []);
+}
+
+/** Has this server the right to serve at `now`: in a joint view by lease or vouches, alone by grant. */
+export function rightOf(state: DbServerState, now: Millis): Right {
+  const { status, config } = state;
+  if (status === null) return { ok: false, because: "mariadbd has not answered yet" };
+  if (!status.primary) return { ok: false, because: "not Primary" };
+  // One poll that fails condemns nobody; a silence as long as a lease does.
+  const staleAt = state.polledAt + config.timing.leaseMs;
+  if (now >= staleAt) return { ok: false, because: "mariadbd does not answer" };
+  const right = rightInView(state, now);
+  return right.ok ? { ...right, until: Math.min(right.until, staleAt) } : right;
+}
+
+function rightInView(state: DbServerState, now: Millis): Right {
+  const { status, config, self } = state;
+  const names = memberNames(status);
+  const lease = leaseOf(state);
+  if (!isJoint(config, names)) return soloRight(state, { names, lease, now });
+  if (lease !== null && now < lease.until) {
+    return { ok: true, until: lease.until, because: "joint view, the arbitrator's lease" };
+  }
+  const vouched = vouchedUntil(state, names);
+  if (now < vouched) {
+    return { ok: true, until: vouched, because: "joint view, vouched for by the other segments" };
+  }
+  if (holdsNewestGrant(state) && config.onDoubleFault === "stay") {
+    return {
+      ok: true,
+      until: Number.POSITIVE_INFINITY,
+      because: `holder of epoch ${state.grantEpoch} stays, no lease: no automatic rival can arise`,
+    };
+  }
+  return { ok: false, because: `joint view, but neither lease nor vouches reach ${self.name}` };
+}
+
+function soloRight(
+  state: DbServerState,
+  facts: {
+    readonly names: ReadonlySet<string>;
+    readonly lease: Promised | null;
+    readonly now: Millis;
+  },
+): Right {
+  const { names, lease, now } = facts;
+  if (!holdsMajority(state.config, state.self.segment, names)) {
+    return { ok: false, because: "Primary alone with less than half of the segment" };
+  }
+  if (!holdsNewestGrant(state)) {
+    return { ok: false, because: "Primary alone without a grant" };
+  }
+  if (lease !== null && lease.epoch === state.grantEpoch && now < lease.until) {
+    return { ok: true, until: lease.until, because: `holder of epoch ${state.grantEpoch}` };
+  }
+  if (state.config.onDoubleFault === "stay") {
+    return {
+      ok: true,
+      until: Number.POSITIVE_INFINITY,
+      because: `holder of epoch ${state.grantEpoch} stays, no lease: no automatic rival can arise`,
+    };
+  }
+  return { ok: false, because: `holder of epoch ${state.grantEpoch}, but its lease is over` };
+}
+
+/** Is the newest epoch that this server has heard of granted to its segment. */
+export function holdsNewestGrant(state: DbServerState): boolean {
+  return state.grantEpoch !== null && state.grantEpoch >= state.durable.epochSeen;
+}
+
+function leaseOf(state: DbServerState): Promised | null {
+  for (const [id, promised] of state.promises) if (partyType(id) === "arbitrator") return promised;
+  return null;
+}
+
+/** Until when at least half of every other segment's servers, members of this view, vouch. */
+function vouchedUntil(state: DbServerState, names: ReadonlySet<string>): Millis {
+  let until = Number.POSITIVE_INFINITY;
+  for (const segment of state.config.segments) {
+    if (segment.name === state.self.segment) continue;
+    const ends = segment.servers
+      .flatMap((server) => {
+        const promised = names.has(server.name) ? state.promises.get(server.id) : undefined;
+        return promised === undefined ? [] : [promised.until];
+      })
+      .sort((a, b) => b - a);
+    const needed = Math.ceil(segment.servers.length / 2);
+    until = Math.min(until, ends[needed - 1] ?? Number.NEGATIVE_INFINITY);
+  }
+  return until;
+}
+
+/**
+ * May the fence be lifted as far as the rows go: "yes", "diverged", or not proven yet. A server that
+ * left Primary compares where it stood with the fork point of each epoch that it did not serve under.
+ */
+export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven" {
+  const left = state.durable.leftPrimary;
+  if (state.diverged) return "diverged";
+  if (state.proven) return "yes";
+  const heardSince = state.arbitratorAt >= state.viewSince;
+  if (heardSince) {
+    const beyond = state.epochs.some(
+      (record) =>
+        left !== null &&
+        record.epoch > state.durable.epochServed &&
+        record.forkPoint !== null &&
+        (record.forkPoint.uuid !== left.uuid || left.seqno > record.forkPoint.seqno),
+    );
+    return beyond ? "diverged" : "yes";
+  }
+  const names = memberNames(state.status);
+  for (const [id, epoch] of state.peerEpochs) {
+    const server = state.config.serverById.get(id);
+    // A member that still serves under the same epoch proves that none came between.
+    if (server !== undefined && names.has(server.name) && epoch === state.durable.epochServed) {
+      return "yes";
+    }
+  }
+  return "unproven";
+}
+
+/** May this server vouch for a peer in that view now. */
+export function mayVouch(state: DbServerState, view: string | null): boolean {
+  const { status } = state;
+  if (view === null || status === null || !status.ready || !status.primary) return false;
+  if (viewOf(status) !== view || !isJoint(state.config, memberNames(status))) return false;
+  return (state.probe === "flowing" || state.probe === "held") && state.order === null;
+}

@@ -1,0 +1,37 @@
+/** One step of the watchdog under way: the state as it becomes, and the effects so far. */
+import type { Ack } from "../message/dbserver.ts";
+import type { Millis } from "./core.ts";
+import type { DbServerEffect, ServerDurable } from "./dbserver_io.ts";
+import type { DbServerState } from "./dbserver_state.ts";
+
+export interface Turn {
+  state: DbServerState;
+  readonly effects: DbServerEffect[];
+  readonly now: Millis;
+}
+
+export function set(turn: Turn, change: Partial<DbServerState>): void {
+  turn.state = { ...turn.state, ...change };
+}
+
+/** Changes what must not be forgotten. Whoever depends on it waits until `written` is `durable`. */
+export function keep(turn: Turn, change: Partial<ServerDurable>): void {
+  set(turn, { durable: { ...turn.state.durable, ...change } });
+}
+
+export function log(turn: Turn, event: string, fields: Readonly<Record<string, unknown>>): void {
+  turn.effects.push({ do: "log", event, fields });
+}
+
+/** Answers a message without promising anything. */
+export function ack(turn: Turn, ticket: number, answer: Partial<Ack>): void {
+  const parameters: Ack = {
+    outcome: "ok",
+    because: "",
+    promise: null,
+    epochServed: turn.state.durable.epochServed,
+    arbitrator: null,
+    ...answer,
+  };
+  turn.effects.push({ do: "reply", ticket, body: { verb: "ack", parameters } });
+}
