@@ -1,0 +1,136 @@
+# Galera minder. `just` lists the recipes; README.md says how to begin.
+
+# Bun and Biome come with `npm install`; recipes call them without the detour through npx.
+bun := justfile_directory() / "node_modules/.bin/bun"
+bin := justfile_directory() / "node_modules/.bin"
+
+# Where scripts find the cluster's config unless told otherwise by --config.
+export GM_CONFIG := env("GM_CONFIG", "")
+
+[private]
+default:
+    @{{ quote(just_executable()) }} --list --unsorted
+
+# Ask how the cluster is: exit 0 healthy, 1 degraded, 2 no writable primary, 3 cannot tell
+[group('ask and order')]
+status *args:
+    @{{ quote(bun) }} scripts/status.ts {{ args }}
+
+# Give an order: `just command drain dc1-2`, `just command --help` lists them
+[group('ask and order')]
+command *args:
+    @{{ quote(bun) }} scripts/command.ts {{ args }}
+
+# Let no new client connection reach a server (or a segment)
+[group('ask and order')]
+drain node *args:
+    @{{ quote(bun) }} scripts/command.ts drain {{ quote(node) }} {{ args }}
+
+# Let clients reach it again
+[group('ask and order')]
+undrain node *args:
+    @{{ quote(bun) }} scripts/command.ts undrain {{ quote(node) }} {{ args }}
+
+# Run the role that the config gives this host (or `just minder --node dbserver.1`)
+[group('roles')]
+minder *args:
+    @exec {{ quote(bun) }} scripts/minder.ts {{ args }}
+
+# Run the arbitrator loop
+[group('roles')]
+arbitrator *args:
+    @exec {{ quote(bun) }} scripts/arbitrator.ts {{ args }}
+
+# Run the watchdog beside a mariadbd
+[group('roles')]
+server *args:
+    @exec {{ quote(bun) }} scripts/server.ts {{ args }}
+
+# Run the minder beside a balancer
+[group('roles')]
+client *args:
+    @exec {{ quote(bun) }} scripts/client.ts {{ args }}
+
+# Hand a notification of Galera to the local watchdog (mariadbd calls the script itself)
+[group('roles')]
+notify *args:
+    @{{ quote(bun) }} scripts/notify.ts {{ args }}
+
+# Print a working configuration for a balancer: haproxy or glbd
+[group('ask and order')]
+balancer-config kind *args:
+    @{{ quote(bun) }} scripts/balancer_config.ts {{ quote(kind) }} {{ args }}
+
+# Play the whole story on a real cluster in network namespaces: kill a data centre, cut the link
+[group('demo')]
+demo *args: setup
+    @{{ quote(bun) }} scripts/demo.ts play {{ args }}
+
+# Bring the demo's cluster up, to play by hand
+[group('demo')]
+demo-up *args: setup
+    @{{ quote(bun) }} scripts/demo.ts up {{ args }}
+
+# Take the demo's cluster down and leave nothing behind
+[group('demo')]
+demo-down:
+    @{{ quote(bun) }} scripts/demo.ts down
+
+# Pull the plug of a server or a whole data centre: `just demo-kill dc1`
+[group('demo')]
+demo-kill node:
+    @{{ quote(bun) }} scripts/demo.ts kill {{ quote(node) }}
+
+# Let killed servers return: `just demo-return dc1`
+[group('demo')]
+demo-return node:
+    @{{ quote(bun) }} scripts/demo.ts return {{ quote(node) }}
+
+# Cut the link between the data centres
+[group('demo')]
+demo-cut:
+    @{{ quote(bun) }} scripts/demo.ts cut
+
+# Heal the link
+[group('demo')]
+demo-heal:
+    @{{ quote(bun) }} scripts/demo.ts heal
+
+# Install what the demo and the tests need and this machine lacks; says what and why
+[group('work on it')]
+setup:
+    @{{ quote(bun) }} scripts/setup.ts
+
+# Lint, types and all tests; stories on a real cluster that passed on this very tree are not repeated unless --fresh
+[group('work on it')]
+test *args: setup
+    @{{ quote(bun) }} scripts/test.ts {{ args }}
+
+# Format and lint what can be mended by itself
+[group('work on it')]
+fix:
+    {{ quote(bin) }}/biome check --write .
+
+# The gate before a commit
+[group('work on it')]
+ok: test
+
+# Print the arbitrator's rules in the order in which they are asked
+[group('ask and order')]
+rules:
+    @{{ quote(bun) }} scripts/rules.ts
+
+# Replay one simulated history by its seed, with its timeline
+[group('prove it')]
+sim seed *args:
+    @{{ quote(bun) }} scripts/sim.ts replay {{ seed }} {{ args }}
+
+# Run N simulated histories with fresh seeds
+[group('prove it')]
+sim-run n *args:
+    @{{ quote(bun) }} scripts/sim.ts run {{ n }} {{ args }}
+
+# Time the notify handler against bash and curl
+[group('prove it')]
+bench-notify *args: setup
+    @{{ quote(bun) }} scripts/bench_notify.ts {{ args }}
