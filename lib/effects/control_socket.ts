@@ -30,46 +30,42 @@ export function parseControlAddress(text: string): ControlAddress {
 /** How a question is asked. */
 export interface AskOptions {
   readonly signal: AbortSignal;
-  /** Say that nothing more will be sent: for balancers that would otherwise wait for more. */
-  readonly halfClose: "yes" | "no";
+  /** Is this the whole reply? Without it, the reply ends where the other side closes. */
+  readonly isWhole?: (reply: string) => boolean;
 }
 
-/** Sends `question` in one write and answers with everything up to the other side's close. */
+/** Sends `question` in one write and answers with the whole reply. */
 export function ask(
   address: ControlAddress,
   question: string,
-  { signal, halfClose }: AskOptions,
+  { signal, isWhole }: AskOptions,
 ): Promise<string> {
   return new Promise((resolve, reject) => {
     if (signal.aborted) {
-      reject(signal.reason);
+      reject(new Error("no reply in time", { cause: signal.reason }));
       return;
     }
-    const chunks: Buffer[] = [];
-    let size = 0;
+    let reply = "";
     const socket = createConnection(
       "path" in address ? { path: address.path } : { ...address, noDelay: true },
     );
-    const end = (error: unknown): void => {
+    const end = (error: Error | null): void => {
       signal.removeEventListener("abort", onAbort);
       socket.destroy();
-      if (error === null) resolve(Buffer.concat(chunks).toString("latin1"));
+      if (error === null) resolve(reply);
       else reject(error);
     };
     const onAbort = (): void => end(new Error("no reply in time", { cause: signal.reason }));
     signal.addEventListener("abort", onAbort, { once: true });
-    socket.on("connect", () => {
-      if (halfClose === "yes") socket.end(question, "latin1");
-      else socket.write(question, "latin1");
-    });
+    socket.on("connect", () => socket.write(question, "latin1"));
     socket.on("data", (chunk: Buffer) => {
-      size += chunk.length;
-      if (size > REPLY_MAX_BYTES) end(new Error(`reply of more than ${REPLY_MAX_BYTES} bytes`));
-      else chunks.push(chunk);
+      reply += chunk.toString("latin1");
+      if (reply.length > REPLY_MAX_BYTES) end(new Error("a reply without end"));
+      else if (isWhole?.(reply)) end(null);
     });
-    socket.on("end", () => end(null));
+    // After the first of these the others are no-ops: a promise settles once.
+    socket.on("end", () => end(isWhole === undefined ? null : new Error("the reply is cut short")));
     socket.on("error", (error) => end(error));
-    // After "end" or "error" this is a no-op: a promise settles once.
     socket.on("close", () => end(new Error("connection closed without a reply")));
   });
 }

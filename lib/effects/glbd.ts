@@ -129,8 +129,9 @@ class Glbd implements Balancer {
   }
 
   #ask(command: string, signal: AbortSignal): Promise<string> {
-    // Closing this side first also keeps glbd's port free of TIME_WAIT: it could not restart on it.
-    return ask(this.#address, command, { signal, halfClose: "yes" });
+    // The reply's own end is waited for, never glbd's close: under `-l` that is a reset, which can
+    // overtake the reply; otherwise it leaves a TIME_WAIT on the port, and glbd could not restart.
+    return ask(this.#address, command, { signal, isWhole });
   }
 
   async #addressOf({ host, port }: Placed, signal: AbortSignal): Promise<string> {
@@ -163,6 +164,14 @@ class Glbd implements Balancer {
   }
 }
 
+/** The last line of a table, by which a whole one is known. Older builds do not say `of N max`. */
+const TRAILER = /^Destinations: (\d+), total connections: -?\d+(?: of \d+ max)?$/m;
+
+/** A reply can arrive in pieces: a table ends with its trailer, everything else with its line. */
+function isWhole(reply: string): boolean {
+  return reply.endsWith("\n") && (!reply.startsWith("Router:") || TRAILER.test(reply));
+}
+
 /** Waits no longer than the signal allows. */
 function within<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
@@ -188,9 +197,8 @@ interface Row {
  */
 export function parseGetinfo(reply: string): readonly Row[] {
   const lines = reply.split("\n");
-  const trailer = /^Destinations: (\d+), total connections: -?\d+(?: of \d+ max)?$/;
-  const end = lines.findIndex((line) => trailer.test(line));
-  const count = trailer.exec(lines[end] ?? "")?.[1];
+  const end = lines.findIndex((line) => TRAILER.test(line));
+  const count = TRAILER.exec(lines[end] ?? "")?.[1];
   if (lines[0] !== "Router:" || count === undefined) {
     throw new MinderError("the reply to getinfo is no whole table", {
       hint: "Is this the control socket of a glbd?",

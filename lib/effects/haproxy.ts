@@ -172,7 +172,7 @@ class Haproxy implements Balancer {
   }
 
   async #ask(line: string, signal: AbortSignal): Promise<string> {
-    const reply = await ask(this.#address, `${line}\n`, { signal, halfClose: "no" });
+    const reply = await ask(this.#address, `${line}\n`, { signal });
     if (reply.includes("Permission denied")) {
       throw new MinderError("the runtime socket refuses: permission denied", {
         hint: "Give the stats socket `level admin`.",

@@ -1,0 +1,127 @@
+/** A real glbd on loopback, where GLBD_BIN names a binary. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { freePort, until } from "./haproxy.ts";
+
+export const GLBD_BIN = process.env["GLBD_BIN"] ?? "";
+
+export interface GlbdProcessOptions {
+  readonly destinations: readonly string[];
+  /** Further words of the command line. */
+  readonly words?: readonly string[];
+}
+
+export class GlbdProcess {
+  readonly port: number;
+  readonly controlPort: number;
+  readonly #directory = mkdtempSync(join(tmpdir(), "gm-glbd-"));
+  readonly #options: GlbdProcessOptions;
+  #child: Bun.Subprocess | null = null;
+
+  private constructor(options: GlbdProcessOptions, port: number, controlPort: number) {
+    this.#options = options;
+    this.port = port;
+    this.controlPort = controlPort;
+  }
+
+  static async start(options: GlbdProcessOptions): Promise<GlbdProcess> {
+    const glbd = new GlbdProcess(options, await freePort(), await freePort());
+    await glbd.listen();
+    return glbd;
+  }
+
+  async listen(): Promise<void> {
+    const fifo = join(this.#directory, "fifo");
+    rmSync(fifo, { force: true });
+    // -l: closed by reset, else the next start could not bind for a minute.
+    const words = ["-c", `127.0.0.1:${this.controlPort}`, "--fifo", fifo, "-l"];
+    const child = Bun.spawn(
+      [
+        GLBD_BIN,
+        ...words,
+        ...(this.#options.words ?? []),
+        `127.0.0.1:${this.port}`,
+        ...this.#options.destinations,
+      ],
+      { stdin: "ignore", stdout: "ignore", stderr: "ignore" },
+    );
+    this.#child = child;
+    await until("glbd answers", async () => {
+      if (child.exitCode !== null) throw new Error(`glbd ended with ${child.exitCode}`);
+      return (await this.ask("getinfo\n")).includes("Destinations:");
+    });
+    await until("glbd serves", async () => await accepts(this.port));
+    await until("glbd is idle again", async () =>
+      (await this.ask("getinfo\n")).includes("total connections: 0"),
+    );
+  }
+
+  /** One command on a connection of its own; empty if nobody listens. */
+  async ask(command: string): Promise<string> {
+    return (await askParts(this.controlPort, [command]))[0] ?? "";
+  }
+
+  signal(name: "SIGSTOP" | "SIGCONT"): void {
+    this.#child?.kill(name);
+  }
+
+  async kill(): Promise<void> {
+    this.#child?.kill("SIGKILL");
+    await this.#child?.exited;
+    this.#child = null;
+  }
+
+  async stop(): Promise<void> {
+    await this.kill();
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
+}
+
+function accepts(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1");
+    socket.on("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on("error", () => resolve(false));
+  });
+}
+
+/** Sends each part when the one before has been answered; the answers in order. */
+export function askParts(port: number, parts: readonly string[]): Promise<readonly string[]> {
+  return new Promise((resolve) => {
+    const replies: string[] = [];
+    const socket = connect({ port, host: "127.0.0.1", noDelay: true });
+    const timer = setTimeout(() => socket.destroy(), 2000);
+    let next = 0;
+    let text = "";
+    const proceed = (): void => {
+      const part = parts[next++];
+      if (part === undefined) socket.end();
+      else socket.write(part, "latin1");
+    };
+    socket.on("connect", proceed);
+    socket.on("data", (chunk) => {
+      text += chunk.toString("latin1");
+      // A listing may come in pieces; everything else ends with its line.
+      if (
+        !text.endsWith("\n") ||
+        (text.startsWith("Router:") && !/Destinations: .*\n$/.test(text))
+      ) {
+        return;
+      }
+      replies.push(text);
+      text = "";
+      proceed();
+    });
+    socket.on("error", () => socket.destroy());
+    socket.on("close", () => {
+      clearTimeout(timer);
+      if (text !== "") replies.push(text);
+      resolve(replies);
+    });
+  });
+}
