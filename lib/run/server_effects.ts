@@ -1,0 +1,113 @@
+/**
+ * What the watchdog's core asks for, done beside one mariadbd: one line or two for each effect, its
+ * outcome as the event that follows. The order of steps in a start is this file's own.
+ */
+import { join } from "node:path";
+import type { DbServerConfig } from "../cluster_config.ts";
+import type { DbServerEffect, DbServerEvent, ServerDurable } from "../core/dbserver_io.ts";
+import {
+  readPosition,
+  removeGvwstate,
+  setDatadirAside,
+  setSafeToBootstrap,
+  startArguments,
+} from "../effects/datadir.ts";
+import type { Mysql } from "../effects/mysql.ts";
+import type { ServerProcess } from "../effects/process.ts";
+import { describeError, unreachable } from "../errors.ts";
+import type { Clock } from "../wakeup.ts";
+
+/** `--wsrep-recover` does InnoDB's crash recovery first: minutes on a large database. */
+const RECOVER_TIMEOUT_MS = 600_000;
+
+export type ServerOwnEffect = Exclude<DbServerEffect, { readonly do: "send" | "reply" | "log" }>;
+
+export interface ServerTools {
+  readonly self: DbServerConfig;
+  readonly clock: Clock;
+  readonly mysql: Mysql;
+  readonly process: ServerProcess;
+  readonly save: (durable: ServerDurable) => Promise<void>;
+}
+
+/** Does one effect; never throws: what went wrong is in the event. */
+export async function performServer(
+  effect: ServerOwnEffect,
+  tools: ServerTools,
+): Promise<DbServerEvent> {
+  const { mysql, clock, self } = tools;
+  const startedAt = clock.now();
+  switch (effect.do) {
+    case "poll": {
+      const { status, error } = await mysql.poll();
+      return { on: "polled", startedAt, status, error };
+    }
+    case "probe": {
+      const { outcome, error } = await mysql.probe(self.serial);
+      return { on: "probed", startedAt, outcome, error };
+    }
+    case "form_primary": {
+      const result = await mysql.formPrimary(effect.expectedFingerprint);
+      if (result.outcome === "done") return { on: "formed", outcome: "given", error: null };
+      if (result.outcome === "changed") {
+        return { on: "formed", outcome: "changed", error: result.because };
+      }
+      return { on: "formed", outcome: "failed", error: result.error };
+    }
+    case "read_position": {
+      const found = await readPosition(self.datadir, {
+        command: self.mariadbd,
+        timeoutMs: RECOVER_TIMEOUT_MS,
+      });
+      return { on: "position", ...found };
+    }
+    case "fence": {
+      const { fenced, error, sessionsLeft } = await mysql.fence();
+      const left = `${sessionsLeft ?? "unknown"} sessions are left`;
+      return done(effect, fenced ? null : (error ?? left));
+    }
+    case "unfence":
+      return done(effect, (await mysql.unfence()).error);
+    case "evict":
+      return done(effect, (await mysql.evict(effect.uuids)).error);
+    case "start":
+      return await attempt(effect, () => start(effect, tools));
+    case "stop":
+      return await attempt(effect, () => tools.process.stop(effect.graceMs));
+    case "kill":
+      return await attempt(effect, () => tools.process.kill());
+    case "persist":
+      return await attempt(effect, () => tools.save(effect.durable));
+    default:
+      return unreachable(effect);
+  }
+}
+
+function done(effect: ServerOwnEffect, error: string | null): DbServerEvent {
+  return { on: "done", effect, error };
+}
+
+async function attempt(
+  effect: ServerOwnEffect,
+  act: () => unknown | Promise<unknown>,
+): Promise<DbServerEvent> {
+  try {
+    await act();
+    return done(effect, null);
+  } catch (error) {
+    return done(effect, describeError(error));
+  }
+}
+
+function start(effect: Extract<ServerOwnEffect, { do: "start" }>, tools: ServerTools): void {
+  const { self, process } = tools;
+  // From it a crashed Primary would make itself Primary again, alone and without asking.
+  removeGvwstate(self.datadir);
+  if (effect.mode === "reseed") {
+    setDatadirAside(self.datadir, join(`${self.datadir}.aside-${crypto.randomUUID().slice(0, 8)}`));
+    process.start(startArguments("join", null));
+    return;
+  }
+  if (effect.mode === "bootstrap") setSafeToBootstrap(self.datadir);
+  process.start(startArguments(effect.mode, effect.position));
+}

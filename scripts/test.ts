@@ -1,0 +1,134 @@
+/**
+ * Lint, types, then all tests. The last line is `N passed, N failed`.
+ * Stories on a real cluster take a minute or two, so those that passed on this very tree, with these
+ * very programs, are not repeated: `--fresh` repeats them, and any changed file does.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { parseArguments, runScript } from "../lib/cli.ts";
+import { MinderError } from "../lib/errors.ts";
+
+const USAGE = `
+Usage: test.ts [--fresh] [PATH...]
+  --fresh   repeat the stories on a real cluster even if they passed on this very tree
+  PATH      only these test files or folders, without lint and types
+`;
+
+const ROOT = join(import.meta.dir, "..");
+const BIN = join(ROOT, "node_modules/.bin");
+/** Test folders that start a real cluster. */
+const CLUSTER = ["tests/lab", "tests/cluster"];
+
+interface Count {
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
+}
+
+async function main(): Promise<number> {
+  const { values, words } = parseArguments(USAGE, { fresh: { type: "boolean" } });
+  const counts: Count[] = [];
+  if (words.length > 0) counts.push(await runTests(words));
+  else {
+    counts.push(await runGate("lint and format", ["biome", "check", "."]));
+    counts.push(await runGate("types", ["tsc", "-p", "."]));
+    counts.push(await runTests(fastTests()));
+    counts.push(await runClusterTests(values.fresh === true));
+  }
+  const total = (key: keyof Count) => counts.reduce((sum, count) => sum + count[key], 0);
+  const skipped = total("skipped") > 0 ? `, ${total("skipped")} skipped` : "";
+  console.log(`${total("passed")} passed, ${total("failed")} failed${skipped}`);
+  return total("failed") === 0 ? 0 : 1;
+}
+
+async function runGate(name: string, command: readonly [string, ...string[]]): Promise<Count> {
+  const [program, ...rest] = command;
+  const started = performance.now();
+  const child = Bun.spawn([join(BIN, program), ...rest], {
+    cwd: ROOT,
+    stdin: "ignore",
+    stdout: "inherit",
+    stderr: "inherit",
+  });
+  const good = (await child.exited) === 0;
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  console.log(`${name}: ${good ? "good" : "FAILED"} (${seconds} s)`);
+  return { passed: good ? 1 : 0, failed: good ? 0 : 1, skipped: 0 };
+}
+
+function fastTests(): string[] {
+  const files = [...new Bun.Glob("tests/**/*_test.ts").scanSync({ cwd: ROOT })];
+  return files.filter((file) => !CLUSTER.some((folder) => file.startsWith(`${folder}/`))).sort();
+}
+
+/** Runs bun test on these paths and reads its closing counts. */
+async function runTests(paths: readonly string[]): Promise<Count> {
+  const child = Bun.spawn([join(BIN, "bun"), "test", ...paths.map((path) => `./${path}`)], {
+    cwd: ROOT,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [, text] = await Promise.all([forward(child.stdout), forward(child.stderr)]);
+  const code = await child.exited;
+  const count = (word: string) =>
+    Number(new RegExp(`^\\s*(\\d+) ${word}`, "m").exec(text)?.[1] ?? 0);
+  const failed = count("fail");
+  // A runner that fell over without counting has failed all the same.
+  return { passed: count("pass"), failed: failed || (code === 0 ? 0 : 1), skipped: count("skip") };
+}
+
+async function forward(stream: ReadableStream<Uint8Array>): Promise<string> {
+  let text = "";
+  const decoder = new TextDecoder();
+  for await (const chunk of stream) {
+    process.stderr.write(chunk);
+    text += decoder.decode(chunk, { stream: true });
+  }
+  return text;
+}
+
+async function runClusterTests(fresh: boolean): Promise<Count> {
+  const folders = CLUSTER.filter((folder) => existsSync(join(ROOT, folder)));
+  const memory = join(ROOT, "node_modules/.cache/galera-minder", `${treeHash()}.json`);
+  if (!fresh && existsSync(memory)) {
+    const { passed, skipped } = JSON.parse(readFileSync(memory, "utf8")) as Count;
+    console.log(
+      `real cluster: ${passed} passed on this very tree before, not repeated (--fresh does)`,
+    );
+    return { passed, failed: 0, skipped };
+  }
+  console.log("real cluster: stories on MariaDB with Galera in network namespaces");
+  const count = await runTests(folders);
+  if (count.failed === 0) {
+    mkdirSync(dirname(memory), { recursive: true });
+    writeFileSync(memory, JSON.stringify(count));
+  }
+  return count;
+}
+
+/** Everything that the outcome could depend on: all files of the tree, and the programs' versions. */
+function treeHash(): string {
+  const hash = createHash("sha256");
+  const listed = Bun.spawnSync(["git", "ls-files", "-z", "-c", "-o", "--exclude-standard"], {
+    cwd: ROOT,
+  });
+  if (!listed.success)
+    throw new MinderError("Cannot list the tree's files with git", { where: ROOT });
+  for (const file of listed.stdout.toString().split("\0").filter(Boolean).sort()) {
+    const path = join(ROOT, file);
+    hash.update(file).update("\0");
+    if (existsSync(path)) hash.update(readFileSync(path));
+  }
+  for (const program of [
+    ["mariadbd", "--version"],
+    ["haproxy", "-v"],
+    ["uname", "-r"],
+  ]) {
+    hash.update(Bun.spawnSync(program).stdout);
+  }
+  return hash.update(Bun.version).digest("hex");
+}
+
+if (import.meta.main) await runScript(main);
