@@ -196,7 +196,10 @@ export class View {
   holdUntil = 0;
   held: Pending[] = [];
   live: number;
+  /** All members hear each other. */
   whole = true;
+  /** When that ended, each time. */
+  readonly brokenAt: number[] = [];
 
   constructor(
     id: number,
@@ -381,7 +384,7 @@ export class Galera {
 
   /** All of these nodes run in one Synced Primary view over empty tables. */
   genesis(nodes: readonly number[], options: { readonly fenced: boolean }): void {
-    const root = firstEntry(this.#newUuid());
+    const root = firstEntry(uuidOf(this.#newUuid(), 0));
     const procs: Proc[] = [];
     for (const node of nodes) {
       const proc = this.#spawn(node, { tip: root, fenced: options.fenced });
@@ -845,7 +848,9 @@ export class Galera {
   #planChanges(view: View): void {
     const now = this.#schedule.now;
     const parts = components(view, this.specs.length);
-    view.whole = parts.length === 1 && parts[0] === view.mask;
+    const whole = parts.length === 1 && parts[0] === view.mask;
+    if (view.whole && !whole) view.brokenAt.push(now);
+    view.whole = whole;
     for (const [part, change] of view.changes) {
       if (parts.includes(part) && part !== view.mask) continue;
       if (change.task !== null) change.task.live = false;
@@ -1345,7 +1350,7 @@ export class Galera {
   }
 
   #startNewCluster(proc: Proc): void {
-    proc.tip ??= firstEntry(this.#newUuid());
+    proc.tip ??= firstEntry(uuidOf(this.#newUuid(), 0));
     proc.sql = true;
     this.#install([proc], { primary: true, tip: proc.tip, settled: new Set([proc]), before: null });
   }

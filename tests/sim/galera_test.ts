@@ -397,7 +397,7 @@ describe("the sides of a cut are not equal", () => {
         ],
         { seed, interMs: 1 },
       );
-      for (let id = 1; id < 400; id++) story.schedule.at(id * 0.4, () => write(story, id % 4, id));
+      for (let id = 1; id < 100; id++) story.schedule.at(id * 2, () => write(story, id % 4, id));
       story.schedule.at(new Random(seed).between(50, 150), () => cut(story, DC1, DC2));
       wait(story, 9500);
       const [a, , c] = seqnos(story);

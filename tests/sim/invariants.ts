@@ -1,0 +1,258 @@
+/**
+ * What must never be, checked as it happens, and what must come true in the end. Each check costs
+ * little and runs only where something relevant has changed. A violation is kept, not thrown.
+ */
+import type { ArbitratorDurable } from "../../lib/core/arbitrator_state.ts";
+import type { ServerDurable } from "../../lib/core/dbserver_io.ts";
+import type { PartyId } from "../../lib/message/envelope.ts";
+import type { BodyTo } from "../../lib/message/mod.ts";
+import { isJoint } from "../../lib/wsrep_status.ts";
+import type { View } from "./galera.ts";
+import { type Entry, sameRows, writesOf } from "./rows.ts";
+import type { World } from "./world.ts";
+
+/** Fenced in a joint view that everybody hears of: longer than this, undisturbed, is a violation. */
+export const SETTLE_MS = 15_000;
+
+export interface Violation {
+  readonly id: string;
+  readonly atMs: number;
+  readonly because: string;
+}
+
+interface Acknowledged {
+  readonly id: number;
+  readonly entry: Entry;
+  readonly node: number;
+  readonly view: View | null;
+  readonly sentAt: number;
+  readonly at: number;
+}
+
+export class Watch {
+  readonly violations: Violation[] = [];
+  readonly counts = new Map<string, number>();
+  readonly acked: Acknowledged[] = [];
+  /** Lost though acknowledged, but in flight at a cut after which their side was lost. */
+  lostInFlight = 0;
+  /** A person has accepted loss; what follows from it is theirs. */
+  forced = false;
+  readonly #world: World;
+  readonly #granted = new Map<string, string>();
+  #epoch = 0;
+  #store = "";
+  readonly #served: number[] = [];
+  readonly #fencedSince: number[] = [];
+  #disturbedAt = 0;
+  #outage = 0;
+  longestOutageMs = 0;
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  violate(id: string, because: string): void {
+    this.violations.push({ id, atMs: this.#world.schedule.now, because });
+    this.#world.note(`VIOLATION ${id}: ${because}`);
+  }
+
+  count(what: string): void {
+    this.counts.set(what, (this.counts.get(what) ?? 0) + 1);
+  }
+
+  disturbed(): void {
+    this.#disturbedAt = this.#world.schedule.now;
+    this.#fencedSince.length = 0;
+  }
+
+  /** Status of a node may have changed: who can acknowledge writes now. */
+  changed(node: number): void {
+    const { galera } = this.#world;
+    const own = galera.procs[node] ?? null;
+    let serving: View | null = null;
+    for (const view of galera.views) {
+      if (!view.primary || !view.whole) continue;
+      const writer = view.procs.find(
+        (proc) => proc !== null && proc.view === view && galera.writable(proc.node),
+      );
+      if (writer === undefined || writer === null) continue;
+      if (serving !== null && !this.forced) {
+        this.violate(
+          "two_writers",
+          `${describe(serving)} and ${describe(view)} both accept writes`,
+        );
+      }
+      serving = view;
+    }
+    const { now } = this.#world.schedule;
+    if (serving !== null) {
+      if (this.#outage > 0) {
+        this.longestOutageMs = Math.max(this.longestOutageMs, now - this.#outage);
+        this.#outage = 0;
+      }
+    } else if (this.#outage === 0) this.#outage = now;
+    if (own?.view?.primary === true && galera.writable(node)) {
+      for (const other of own.view.procs) {
+        if (other === null || other === own || other.view !== own.view) continue;
+        if (!galera.writable(other.node) || other.tip === null || own.tip === null) continue;
+        if (sameRows(own.tip, other.tip)) continue;
+        this.violate(
+          "rows_differ",
+          `${own.spec.name} and ${other.spec.name} serve different rows in one view`,
+        );
+      }
+    }
+  }
+
+  ended(_node: number, because: string): void {
+    this.count(`ended: ${because}`);
+  }
+
+  acknowledged(write: Acknowledged): void {
+    this.acked.push(write);
+  }
+
+  /** The arbitrator is about to write this down. */
+  granting(durable: ArbitratorDurable): void {
+    const { grant, storeId } = durable;
+    if (storeId !== this.#store) {
+      this.#store = storeId;
+      this.#epoch = 0;
+    }
+    if (durable.epoch < this.#epoch)
+      this.violate("epoch_falls", `epoch ${durable.epoch} after ${this.#epoch}`);
+    this.#epoch = durable.epoch;
+    if (grant === null) return;
+    const key = `${storeId}/${grant.epoch}`;
+    const what = `${grant.segment} ${grant.kind} ${grant.target}`;
+    const before = this.#granted.get(key);
+    if (before === undefined) {
+      this.#granted.set(key, what);
+      this.count(`granted ${grant.kind} (${grant.basis})`);
+      if (grant.basis === "forced") this.forced = true;
+    } else if (before !== what)
+      this.violate("epoch_twice", `epoch ${grant.epoch} granted as ${before} and as ${what}`);
+  }
+
+  storeSpoiled(): void {
+    this.#epoch = 0;
+    this.#granted.clear();
+    this.count("store spoiled");
+  }
+
+  outsideStart(): void {
+    this.count("started past the watchdog");
+  }
+
+  serverWrote(node: number, durable: ServerDurable): void {
+    if (durable.epochServed < (this.#served[node] ?? 0))
+      this.violate(
+        "epoch_falls",
+        `server ${node} served under ${this.#served[node]}, now ${durable.epochServed}`,
+      );
+    this.#served[node] = durable.epochServed;
+  }
+
+  ordered(body: BodyTo<"arbitrator">): void {
+    this.count(`order ${body.verb}`);
+  }
+
+  logged(_id: PartyId, event: string, _fields: Readonly<Record<string, unknown>>): void {
+    if (event === "diverged" || event === "epoch_opened" || event === "promoted") this.count(event);
+  }
+
+  /** Nobody may stand fenced in a joint view for long where right and rows are in reach; called now and then. */
+  settled(): void {
+    const world = this.#world;
+    const { galera, schedule, arbiter } = world;
+    const durable = arbiter.process?.state.core.durable;
+    const trusted =
+      arbiter.process !== null &&
+      !arbiter.process.paused &&
+      arbiter.process.state.core.observing === null &&
+      arbiter.process.state.core.diskError === null &&
+      durable?.grant === null;
+    for (const { node, host, process } of world.servers) {
+      const proc = galera.procs[node] ?? null;
+      const view = proc?.view ?? null;
+      const should =
+        trusted &&
+        proc !== null &&
+        process !== null &&
+        !process.paused &&
+        view?.primary === true &&
+        view.whole &&
+        proc.local === "Synced" &&
+        proc.rejecting &&
+        !process.state.core.diverged &&
+        isJoint(world.config, new Set(view.members.map((member) => member.name))) &&
+        world.linked(host.index, arbiter.host.index) &&
+        schedule.now - this.#disturbedAt > SETTLE_MS;
+      if (!should) {
+        this.#fencedSince[node] = -1;
+        continue;
+      }
+      const since = this.#fencedSince[node] ?? -1;
+      if (since < 0) this.#fencedSince[node] = schedule.now;
+      else if (schedule.now - since > SETTLE_MS) {
+        this.violate("fenced_for_long", `${proc.spec.name} stands fenced in a joint view`);
+        this.#fencedSince[node] = schedule.now + 1e9;
+      }
+    }
+  }
+
+  /** Null if everybody serves in one view with equal rows; else why not. */
+  missing(): string | null {
+    const { galera, servers } = this.#world;
+    const primaries = galera.views.filter((view) => view.primary);
+    if (primaries.length !== 1) return `${primaries.length} Primary views`;
+    const view = primaries[0];
+    if (view === undefined || !view.whole) return "the view is changing";
+    if (view.members.length !== servers.length) return `${view.members.length} members`;
+    let first: Entry | null = null;
+    for (const proc of view.procs) {
+      if (proc === null || proc.tip === null) return "a member without rows";
+      if (proc.local !== "Synced") return `${proc.spec.name} is ${proc.local}`;
+      if (!galera.writable(proc.node)) return `${proc.spec.name} does not serve`;
+      if (first === null) first = proc.tip;
+      else if (!sameRows(first, proc.tip)) return `${proc.spec.name} has other rows`;
+    }
+    return null;
+  }
+
+  /** At the end: every acknowledged write is there, but for what was in flight at a cut. */
+  lost(flightMs: number): void {
+    const { galera } = this.#world;
+    let tip: Entry | null = null;
+    for (const view of galera.views) {
+      if (!view.primary) continue;
+      for (const proc of view.procs)
+        if (proc !== null && proc.view === view && galera.writable(proc.node)) tip = proc.tip;
+    }
+    if (tip === null) return;
+    const present = writesOf(tip);
+    let lost = 0;
+    let example: Acknowledged | null = null;
+    for (const write of this.acked) {
+      if (present.has(write.id)) continue;
+      const inFlight =
+        write.view?.brokenAt.some((at) => Math.abs(write.at - at) <= flightMs) === true;
+      if (inFlight) this.lostInFlight++;
+      else {
+        lost++;
+        example ??= write;
+      }
+    }
+    if (lost === 0 || example === null || this.forced) return;
+    this.violate(
+      "acknowledged_lost",
+      `${lost} writes, first acknowledged by node ${example.node} at ${(example.at / 1000).toFixed(3)} in ${
+        example.view === null ? "no view" : describe(example.view)
+      }`,
+    );
+  }
+}
+
+function describe(view: View): string {
+  return `view ${view.id} {${view.members.map((member) => member.name).join(",")}}`;
+}

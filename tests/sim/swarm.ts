@@ -1,0 +1,623 @@
+/**
+ * Stories of trouble: from one seed come a cluster, a mix of faults and their times. A story is
+ * plain data, so that a failing one can be made shorter by leaving things out and run again.
+ *
+ * A run has three parts: trouble, healing, and a time within which one component has to serve with
+ * all servers and equal rows.
+ */
+import { type ClusterConfig, parseClusterConfig } from "../../lib/cluster_config.ts";
+import type { GaleraOptions } from "./galera.ts";
+import type { Violation } from "./invariants.ts";
+import { Random } from "./random.ts";
+import { World } from "./world.ts";
+
+/** Service by all servers with equal rows, at the latest so long after everything is healed. */
+export const LIVENESS_MS = 120_000;
+
+export const FAULT_KINDS = [
+  "cut_sites",
+  "cut_galera",
+  "cut_messages",
+  "one_way",
+  "isolate_site",
+  "isolate_arbitrator",
+  "isolate_server",
+  "random_cut",
+  "flap",
+  "kill_mariadbd",
+  "stop_mariadbd",
+  "hang_mariadbd",
+  "hold_commits",
+  "power_site",
+  "power_server",
+  "power_all",
+  "power_arbitrator",
+  "suspend_site",
+  "suspend_host",
+  "suspend_arbitrator",
+  "crash_watchdog",
+  "pause_watchdog",
+  "crash_arbitrator",
+  "pause_arbitrator",
+  "loss",
+  "slow",
+  "repeat",
+  "disk_full",
+  "disk_slow",
+  "spoil_store",
+  "start_behind",
+  "order",
+] as const;
+export type FaultKind = (typeof FAULT_KINDS)[number];
+
+/** One thing that goes wrong. `pick` are numbers from 0 to 1 that settle its details. */
+export interface Fault {
+  readonly atMs: number;
+  readonly kind: FaultKind;
+  readonly forMs: number;
+  readonly pick: readonly [number, number, number];
+}
+
+export interface Topology {
+  readonly weights: readonly [readonly number[], readonly number[]];
+  readonly onDoubleFault: "stay" | "fence";
+  readonly evict: "off" | "confirmed" | "full";
+}
+
+/** A story: all that a run depends on. */
+export interface Story {
+  readonly seed: number;
+  readonly topology: Topology;
+  readonly galera: Partial<GaleraOptions>;
+  readonly writeEveryMs: number;
+  readonly interMs: number;
+  readonly faults: readonly Fault[];
+  readonly healAtMs: number;
+}
+
+export interface Outcome {
+  readonly story: Story;
+  readonly violations: readonly Violation[];
+  readonly steps: number;
+  readonly galeraEvents: number;
+  readonly simulatedMs: number;
+  readonly acknowledged: number;
+  readonly lostInFlight: number;
+  readonly forced: boolean;
+  readonly longestOutageMs: number;
+  readonly healedMs: number;
+  readonly counts: ReadonlyMap<string, number>;
+  readonly timeline: readonly string[];
+}
+
+export interface SwarmOptions {
+  /** Heavy segments too: safe by timers only. @default false */
+  readonly heavy?: boolean;
+  /** Restrict to these kinds. */
+  readonly kinds?: readonly FaultKind[];
+}
+
+const BALANCED: readonly Topology["weights"][] = [
+  [
+    [1, 1],
+    [1, 1],
+  ],
+  [
+    [1, 1],
+    [1, 1],
+  ],
+  [
+    [1, 1],
+    [1, 1],
+  ],
+  [[1], [1]],
+  [
+    [2, 2, 2],
+    [3, 3],
+  ],
+  [[2], [1, 1]],
+  [
+    [1, 1, 1],
+    [1, 1, 1],
+  ],
+];
+const HEAVY: readonly Topology["weights"][] = [
+  [
+    [1, 1, 1],
+    [1, 1],
+  ],
+  [[1, 1], [1]],
+  [[2], [1]],
+];
+
+/** The story of a seed. */
+export function storyOf(seed: number, options: SwarmOptions = {}): Story {
+  const random = new Random(seed);
+  const heavy = options.heavy === true && random.chance(0.4);
+  const weights = random.pick(heavy ? HEAVY : BALANCED);
+  // Each story knows only some of the kinds, so that rare ones meet each other.
+  const allowed = options.kinds ?? FAULT_KINDS;
+  const share = random.between(0.15, 1);
+  let kinds = allowed.filter(() => random.chance(share));
+  if (kinds.length === 0) kinds = [random.pick(allowed)];
+  const count = 1 + random.int(random.chance(0.2) ? 9 : 4);
+  const faults: Fault[] = [];
+  const meanGapMs = random.pick([300, 1500, 4000, 9000]);
+  const meanLengthMs = random.pick([1500, 6000, 15_000]);
+  let atMs = 3000 + random.between(0, 1500);
+  for (let index = 0; index < count; index++) {
+    faults.push({
+      atMs: Math.round(atMs),
+      kind: random.pick(kinds),
+      forMs: Math.round(Math.min(40_000, 50 + random.exponential(meanLengthMs))),
+      pick: [random.float(), random.float(), random.float()],
+    });
+    atMs += Math.min(20_000, random.exponential(meanGapMs));
+  }
+  const interMs = random.pick([0.5, 5, 20, 60]);
+  return {
+    seed,
+    topology: {
+      weights,
+      onDoubleFault: random.chance(0.75) ? "stay" : "fence",
+      evict: random.pick(["off", "confirmed", "full", "full"]),
+    },
+    galera: {
+      interMs,
+      bootstrapErrorChance: random.chance(0.2) ? 0.4 : 0,
+      bootstrapLieChance: random.chance(0.2) ? 0.4 : 0,
+      killLeakChance: random.chance(0.1) ? 0.3 : 0,
+      evictedIgnored: random.chance(0.5),
+      joinerSaysPrimary: random.chance(0.3),
+      gcacheMissChance: random.chance(0.1) ? 0.3 : 0,
+      istRefusedChance: random.chance(0.5) ? 0 : 0.5,
+    },
+    writeEveryMs: random.pick([40, 150, 400]),
+    interMs,
+    faults,
+    healAtMs: Math.round(atMs + random.between(500, 12_000)),
+  };
+}
+
+/** The config of a topology. */
+export function configOf(topology: Topology): ClusterConfig {
+  const servers = topology.weights.flatMap((segment, s) =>
+    segment.map((weight, n) => ({
+      serial: s * 10 + n + 1,
+      name: `${s === 0 ? "a" : "b"}${n + 1}`,
+      segment: s === 0 ? "dc1" : "dc2",
+      host: `10.0.${s + 1}.${n + 1}`,
+      weight,
+    })),
+  );
+  return parseClusterConfig(
+    {
+      version: 1,
+      cluster: {
+        name: "sim",
+        primary_segment: "dc1",
+        on_double_fault: topology.onDoubleFault,
+        evict: topology.evict,
+      },
+      arbitrator: [{ serial: 1, host: "10.0.3.1" }],
+      dbserver: servers,
+      dbclient: [],
+      timing: { promotion_window_ms: 60_000 },
+    },
+    "simulator",
+  );
+}
+
+const CONFIGS = new Map<string, ClusterConfig>();
+
+function cachedConfig(topology: Topology): ClusterConfig {
+  const key = JSON.stringify(topology);
+  let config = CONFIGS.get(key);
+  if (config === undefined) {
+    config = configOf(topology);
+    CONFIGS.set(key, config);
+  }
+  return config;
+}
+
+/** Runs a story from its beginning to its end. */
+export function run(story: Story, options: { readonly record: boolean }): Outcome {
+  const config = cachedConfig(story.topology);
+  const world = new World({
+    config,
+    random: new Random(story.seed * 2 + 1),
+    galera: story.galera,
+    driftMax: 1e-4,
+    writeEveryMs: story.writeEveryMs,
+    localWriters: 1,
+    remoteWriters: 2,
+    intraMs: 0.3,
+    interMs: story.interMs,
+    codecShare: 0.002,
+    record: options.record,
+  });
+  const { schedule, watch } = world;
+  const trouble = new Trouble(world);
+  for (const fault of story.faults) schedule.at(fault.atMs, () => trouble.strike(fault));
+  let healedAt = Number.POSITIVE_INFINITY;
+  schedule.at(story.healAtMs, () => {
+    trouble.heal();
+    healedAt = schedule.now;
+  });
+  // Looked at twice a second; nothing inside the world hears of it.
+  let wholeSince = Number.POSITIVE_INFINITY;
+  let healedMs = Number.NaN;
+  const limit = story.healAtMs + LIVENESS_MS;
+  while (watch.violations.length === 0) {
+    schedule.runUntil(schedule.now + 500);
+    watch.settled();
+    if (schedule.now < healedAt + 500) continue;
+    const missing = watch.missing();
+    if (missing === null) {
+      wholeSince = Math.min(wholeSince, schedule.now);
+      if (schedule.now - wholeSince >= 2000) {
+        healedMs = wholeSince - healedAt;
+        break;
+      }
+    } else {
+      wholeSince = Number.POSITIVE_INFINITY;
+      trouble.insist();
+    }
+    if (schedule.now > limit) {
+      watch.violate("liveness", `${LIVENESS_MS / 1000} s after healing: ${missing ?? "unsteady"}`);
+      break;
+    }
+  }
+  if (watch.violations.length === 0) watch.lost(flightMs(story));
+  return {
+    story,
+    violations: watch.violations,
+    steps: schedule.ran,
+    galeraEvents: world.galera.events,
+    simulatedMs: schedule.now,
+    acknowledged: watch.acked.length,
+    lostInFlight: watch.lostInFlight,
+    forced: watch.forced,
+    longestOutageMs: watch.longestOutageMs,
+    healedMs,
+    counts: watch.counts,
+    timeline: world.timeline,
+  };
+}
+
+/** One round trip between the segments at its slowest, and a little for the two within them. */
+export function flightMs(story: Story): number {
+  return 2 * story.interMs * 1.5 + 10;
+}
+
+interface Cut {
+  readonly from: number;
+  readonly to: number;
+  readonly net: "messages" | "galera" | "both";
+  readonly oneWay: boolean;
+}
+
+/** Carries faults out and mends them; cuts that overlap add up. */
+class Trouble {
+  readonly #world: World;
+  readonly #cuts = new Set<Cut>();
+  #healed = false;
+  #insistedAt = 0;
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  strike(fault: Fault): void {
+    const world = this.#world;
+    const { watch, servers, arbiter, schedule } = world;
+    const [p, q, r] = fault.pick;
+    const { forMs } = fault;
+    const node = Math.floor(p * servers.length);
+    const site = q < 0.5 ? "dc1" : "dc2";
+    const later = (undo: () => void) => schedule.after(forMs, undo);
+    watch.count(`fault ${fault.kind}`);
+    switch (fault.kind) {
+      case "cut_sites":
+        this.#cut(this.#site("dc1"), this.#site("dc2"), { net: "both", forMs });
+        return;
+      case "cut_galera":
+        this.#cut(this.#site("dc1"), this.#site("dc2"), { net: "galera", forMs });
+        return;
+      case "cut_messages": {
+        const net = "messages";
+        if (r < 0.4) this.#cut(this.#site("dc1"), this.#site("dc2"), { net, forMs });
+        else this.#cut(this.#site(site), this.#site("third"), { net, forMs });
+        return;
+      }
+      case "one_way": {
+        const from = this.#site(site);
+        const to = r < 0.6 ? this.#site(site === "dc1" ? "dc2" : "dc1") : this.#site("third");
+        const swap = p < 0.5;
+        this.#cut(swap ? to : from, swap ? from : to, { net: "both", forMs, oneWay: true });
+        return;
+      }
+      case "isolate_site":
+        this.#cut(this.#site(site), ~this.#site(site), { net: "both", forMs });
+        return;
+      case "isolate_arbitrator":
+        this.#cut(this.#site("third"), ~this.#site("third"), { net: "both", forMs });
+        return;
+      case "isolate_server":
+        this.#cut(1 << node, ~(1 << node), { net: r < 0.3 ? "galera" : "both", forMs });
+        return;
+      case "random_cut": {
+        const mask = Math.floor(p * (1 << world.hosts.length));
+        const net = r < 0.3 ? "galera" : r < 0.5 ? "messages" : "both";
+        this.#cut(mask, ~mask, { net, forMs, oneWay: q < 0.2 });
+        return;
+      }
+      case "flap": {
+        const rounds = 2 + Math.floor(p * 5);
+        const onMs = 200 + q * 9000;
+        const offMs = 100 + r * 5000;
+        for (let round = 0; round < rounds; round++)
+          schedule.after(round * (onMs + offMs), () => {
+            if (!this.#healed)
+              this.#cut(this.#site("dc1"), this.#site("dc2"), { net: "both", forMs: onMs });
+          });
+        return;
+      }
+      case "kill_mariadbd":
+        world.killMariadbd(node, "SIGKILL from outside");
+        return;
+      case "stop_mariadbd":
+        world.stopMariadbd(node);
+        return;
+      case "hang_mariadbd":
+        world.hangMariadbd(node, forMs);
+        return;
+      case "hold_commits":
+        world.holdCommits(node, forMs);
+        return;
+      case "power_site":
+        for (const index of this.#hosts(this.#site(site)))
+          if (index < servers.length) world.powerOff(index, forMs + r * 3000 * index);
+        return;
+      case "power_server":
+        world.powerOff(node, forMs);
+        return;
+      case "power_all":
+        for (const server of servers) world.powerOff(server.node, forMs + server.node * r * 5000);
+        if (q < 0.5) world.powerOff(arbiter.host.index, forMs + r * 10_000);
+        return;
+      case "power_arbitrator":
+        world.powerOff(arbiter.host.index, forMs);
+        return;
+      case "suspend_site":
+        for (const index of this.#hosts(this.#site(site)))
+          if (index < servers.length) world.suspendHost(index, forMs + r * 200 * index);
+        return;
+      case "suspend_host":
+        world.suspendHost(node, forMs);
+        return;
+      case "suspend_arbitrator":
+        world.suspendHost(arbiter.host.index, forMs);
+        return;
+      case "crash_watchdog":
+        world.crashWatchdog(node, r < 0.5 ? 200 + q * 500 : forMs);
+        return;
+      case "pause_watchdog":
+        world.pauseWatchdog(node, forMs);
+        return;
+      case "crash_arbitrator":
+        world.crashArbitrator(r < 0.5 ? 200 + q * 500 : forMs);
+        return;
+      case "pause_arbitrator":
+        world.pauseArbitrator(forMs);
+        return;
+      case "loss":
+        world.lossShare = 0.1 + p * 0.5;
+        later(() => {
+          world.lossShare = 0;
+        });
+        return;
+      case "slow":
+        world.slowMs = 50 + p * 700;
+        later(() => {
+          world.slowMs = 0;
+        });
+        return;
+      case "repeat":
+        world.repeatShare = 0.1 + p * 0.6;
+        later(() => {
+          world.repeatShare = 0;
+        });
+        return;
+      case "disk_full":
+        world.diskFull(q < 0.5 ? null : node, forMs);
+        return;
+      case "disk_slow": {
+        const disk = q < 0.5 ? arbiter.disk : servers[node]?.disk;
+        if (disk === undefined) return;
+        disk.slowMs = r * 1500;
+        later(() => {
+          disk.slowMs = 0;
+        });
+        return;
+      }
+      case "spoil_store":
+        world.spoilStore(p < 0.3 ? "lost" : p < 0.5 ? "torn" : "restored");
+        return;
+      case "start_behind":
+        world.startBehind(node);
+        return;
+      case "order":
+        this.#order(p, q, r);
+        return;
+      default:
+        fault.kind satisfies never;
+    }
+  }
+
+  /** Everything is well again, and people put right what only they can. */
+  heal(): void {
+    const world = this.#world;
+    this.#healed = true;
+    this.#cuts.clear();
+    this.#relink("all links healed");
+    world.lossShare = 0;
+    world.slowMs = 0;
+    world.repeatShare = 0;
+    world.note("everything is healed");
+    for (const server of world.servers) {
+      server.disk.full = false;
+      server.disk.slowMs = 0;
+    }
+    world.arbiter.disk.full = false;
+    world.arbiter.disk.slowMs = 0;
+    for (const host of world.hosts) world.powerOn(host.index);
+    world.wakeAll();
+    world.arbiter.process === null && world.startArbitrator();
+    for (const server of world.servers)
+      if (server.process === null) world.startWatchdog(server.node);
+  }
+
+  /** After healing a person looks in every ten seconds, and undoes what people ordered. */
+  insist(): void {
+    const world = this.#world;
+    if (world.schedule.now - this.#insistedAt < 10_000) return;
+    this.#insistedAt = world.schedule.now;
+    const durable = world.arbiter.process?.state.core.durable;
+    const from = world.arbiter.host.index;
+    const signed = { who: "operator", why: "put right" };
+    if (durable === undefined) return;
+    const observing = world.arbiter.process?.state.core.observing ?? null;
+    if (observing !== null || durable.paused !== null)
+      world.order({ verb: "resume", parameters: { ...signed, rearm: observing !== null } }, from);
+    for (const server of world.servers) {
+      const { id, name } = server.config;
+      if (durable.draining.includes(id))
+        world.order({ verb: "undrain", parameters: { ...signed, node: name } }, from);
+      if (durable.retired.includes(id))
+        world.order({ verb: "restore", parameters: { ...signed, node: name } }, from);
+    }
+  }
+
+  #order(p: number, q: number, r: number): void {
+    const world = this.#world;
+    const { servers } = world;
+    const signed = { who: "somebody", why: "at a bad moment" };
+    const node = servers[Math.floor(q * servers.length)]?.config.name ?? "a1";
+    const from = Math.floor(r * world.hosts.length);
+    if (p < 0.15) world.order({ verb: "pause", parameters: signed }, from);
+    else if (p < 0.35)
+      world.order({ verb: "resume", parameters: { ...signed, rearm: q < 0.3 } }, from);
+    else if (p < 0.5) world.order({ verb: "retire", parameters: { ...signed, node } }, from);
+    else if (p < 0.6) world.order({ verb: "restore", parameters: { ...signed, node } }, from);
+    else if (p < 0.7) world.order({ verb: "drain", parameters: { ...signed, node } }, from);
+    else {
+      const segment = q < 0.5 ? "dc1" : "dc2";
+      const parameters = { ...signed, segment, allowDataLoss: p > 0.95 };
+      world.order({ verb: "make_primary", parameters }, from);
+    }
+  }
+
+  #site(name: string): number {
+    let mask = 0;
+    for (const host of this.#world.hosts) if (host.site === name) mask |= 1 << host.index;
+    return mask;
+  }
+
+  #hosts(mask: number): number[] {
+    return this.#world.hosts.map((host) => host.index).filter((index) => mask & (1 << index));
+  }
+
+  #cut(
+    from: number,
+    to: number,
+    how: { readonly net: Cut["net"]; readonly forMs: number; readonly oneWay?: boolean },
+  ): void {
+    const cut: Cut = { from, to, net: how.net, oneWay: how.oneWay === true };
+    this.#cuts.add(cut);
+    const names = (mask: number) =>
+      this.#hosts(mask)
+        .map((index) => this.#world.hosts[index]?.name)
+        .join(",");
+    const what = `{${names(from)}} ${cut.oneWay ? "->" : "--"} {${names(to)}} (${cut.net})`;
+    this.#relink(`cut ${what} for ${Math.round(how.forMs)} ms`);
+    this.#world.schedule.after(how.forMs, () => {
+      if (this.#cuts.delete(cut)) this.#relink(`mended ${what}`);
+    });
+  }
+
+  #relink(what: string): void {
+    const world = this.#world;
+    const count = world.hosts.length;
+    for (let a = 0; a < count; a++)
+      for (let b = 0; b < count; b++) {
+        if (a === b) continue;
+        let messages = true;
+        let galera = true;
+        for (const cut of this.#cuts) {
+          const forth = (cut.from & (1 << a)) !== 0 && (cut.to & (1 << b)) !== 0;
+          const back = (cut.to & (1 << a)) !== 0 && (cut.from & (1 << b)) !== 0;
+          if (!forth && !(back && !cut.oneWay)) continue;
+          if (cut.net !== "galera") messages = false;
+          if (cut.net !== "messages") galera = false;
+        }
+        world.setLink(a, b, messages, "messages");
+        world.setLink(a, b, galera, "galera");
+      }
+    world.relinked(what);
+  }
+}
+
+/** Makes a failing story shorter for as long as it still fails with the same kind of violation. */
+export function shrink(story: Story, id: string, maxRuns: number): { story: Story; runs: number } {
+  let best = story;
+  let runs = 0;
+  const fails = (candidate: Story): boolean => {
+    runs++;
+    return run(candidate, { record: false }).violations.some((violation) => violation.id === id);
+  };
+  let smaller = true;
+  while (smaller && runs < maxRuns) {
+    smaller = false;
+    for (let index = best.faults.length - 1; index >= 0 && runs < maxRuns; index--) {
+      const faults = best.faults.filter((_, at) => at !== index);
+      if (!fails({ ...best, faults })) continue;
+      best = { ...best, faults };
+      smaller = true;
+    }
+    for (const calmer of CALMER) {
+      if (runs >= maxRuns) break;
+      const candidate = calmer(best);
+      if (candidate === null || !fails(candidate)) continue;
+      best = candidate;
+      smaller = true;
+    }
+  }
+  return { story: best, runs };
+}
+
+/** Ways to make a story plainer; null where it is that plain already. */
+const CALMER: readonly ((story: Story) => Story | null)[] = [
+  (story) => (story.writeEveryMs < 400 ? { ...story, writeEveryMs: 400 } : null),
+  ...(
+    [
+      "bootstrapErrorChance",
+      "bootstrapLieChance",
+      "killLeakChance",
+      "gcacheMissChance",
+      "istRefusedChance",
+    ] as const
+  ).map(
+    (key) =>
+      (story: Story): Story | null =>
+        (story.galera[key] ?? 0) > 0 ? { ...story, galera: { ...story.galera, [key]: 0 } } : null,
+  ),
+  (story) =>
+    story.galera.joinerSaysPrimary === true
+      ? { ...story, galera: { ...story.galera, joinerSaysPrimary: false } }
+      : null,
+  (story) =>
+    story.galera.evictedIgnored === true
+      ? { ...story, galera: { ...story.galera, evictedIgnored: false } }
+      : null,
+];
