@@ -71,6 +71,10 @@ export interface DbServerConfig {
   /** Command line that runs mariadbd in the foreground; null where another manager runs it. */
   readonly mariadbd: readonly string[] | null;
   readonly stateDir: string;
+  /** Health endpoints for balancers that nobody minds; 0: none. @default 9200 */
+  readonly healthPort?: number;
+  /** HAProxy's agent-check; 0: none. @default 9201 */
+  readonly agentPort?: number;
 }
 
 export interface DbClientConfig {
@@ -168,8 +172,16 @@ export const CONFIG_DEFAULTS = Object.freeze({
     mysql_socket: null,
     datadir: "/var/lib/mysql",
     mariadbd: null,
+    health_port: 9200,
+    agent_port: 9201,
   }),
-  dbclient: Object.freeze({ segment: null, port: 4570, policy: "single-writer" } as const),
+  dbclient: Object.freeze({
+    segment: null,
+    port: 4570,
+    policy: "single-writer",
+    weights: null,
+    drain_cut_ms: null,
+  } as const),
   balancer: Object.freeze({ kind: "haproxy", backend: "galera" } as const),
 });
 
@@ -312,6 +324,8 @@ const DbServerTable = v.object(
       null,
     ),
     state_dir: v.optional(v.nullable(Path), null),
+    health_port: v.optional(whole(0, 65_535), CONFIG_DEFAULTS.dbserver.health_port),
+    agent_port: v.optional(whole(0, 65_535), CONFIG_DEFAULTS.dbserver.agent_port),
   },
   "a table",
 );
@@ -338,6 +352,11 @@ const DbClientTable = v.object(
       choice(["single-writer", "local-first", "spread"]),
       CONFIG_DEFAULTS.dbclient.policy,
     ),
+    weights: v.optional(
+      v.nullable(v.record(Name, whole(1, 100), "a table of weights by server or segment")),
+      null,
+    ),
+    drain_cut_ms: v.optional(v.nullable(whole(0, DAY_MS)), null),
     balancer: BalancerTable,
   },
   "a table",
@@ -598,11 +617,23 @@ function derive(document: ClusterDocument): ClusterConfig {
       datadir: table.datadir,
       mariadbd: table.mariadbd,
       stateDir: table.state_dir ?? defaultStateDir(id),
+      healthPort: table.health_port,
+      agentPort: table.agent_port,
     };
   });
   const clients = document.dbclient.map((table): DbClientConfig => {
     const { serial, segment, host, port, policy, balancer } = table;
-    return { id: `dbclient.${serial}`, serial, segment, host, port, policy, balancer };
+    return {
+      id: `dbclient.${serial}`,
+      serial,
+      segment,
+      host,
+      port,
+      policy,
+      ...(table.weights === null ? {} : { weights: table.weights }),
+      ...(table.drain_cut_ms === null ? {} : { drainCutMs: table.drain_cut_ms }),
+      balancer,
+    };
   });
 
   const primarySegment = document.cluster.primary_segment;
@@ -681,6 +712,15 @@ function crossCheck(config: ClusterConfig, problems: ConfigProblem[]): void {
   checkUnique(config, add);
   checkTiming(config, add);
   for (const [index, client] of config.clients.entries()) {
+    for (const name of Object.keys(client.weights ?? {})) {
+      if (config.serverByName.has(name)) continue;
+      if (config.segments.some((segment) => segment.name === name)) continue;
+      add(
+        `dbclient[${index}].weights.${name}`,
+        "is a weight of nothing",
+        "Give weights to servers or segments, by their names",
+      );
+    }
     if (client.segment === null) continue;
     if (config.segments.some((segment) => segment.name === client.segment)) continue;
     add(

@@ -79,6 +79,8 @@ describe("parseClusterConfig()", () => {
       datadir: "/var/lib/mysql",
       mariadbd: null,
       stateDir: "/var/lib/galera-minder/dbserver.1",
+      healthPort: 9200,
+      agentPort: 9201,
     });
     expect(config.clients[0]).toEqual({
       id: "dbclient.1",
@@ -132,6 +134,25 @@ describe("parseClusterConfig()", () => {
     const map = config.urlById as Map<string, string>;
     expect(() => map.set("dbserver.9", "http://evil")).toThrow(TypeError);
     expect(() => map.clear()).toThrow(TypeError);
+  });
+
+  test("takes a client's weights and drain deadline, and refuses weights of nothing", () => {
+    const document = smallest();
+    first(document.dbclient)["weights"] = { a1: 50, dc2: 1 };
+    first(document.dbclient)["drain_cut_ms"] = 60_000;
+    const [client] = parseClusterConfig(document, "test").clients;
+    expect(client?.weights).toEqual({ a1: 50, dc2: 1 });
+    expect(client?.drainCutMs).toBe(60_000);
+    expect(
+      problemsOf((changed) => {
+        first(changed.dbclient)["weights"] = { a9: 50 };
+      }),
+    ).toEqual(["dbclient[0].weights.a9 is a weight of nothing"]);
+    expect(
+      problemsOf((changed) => {
+        first(changed.dbclient)["weights"] = { a1: 0 };
+      }),
+    ).toEqual(["dbclient[0].weights.a1 is 0, must be a whole number from 1 to 100"]);
   });
 
   test("does not change the value that it is given", () => {
