@@ -17,9 +17,11 @@ import {
   describePlace,
   FLOW_CALM,
   FLOW_LOADED,
+  type Heard,
   judge,
   LAG_CALM_MS,
   LAG_LOADED_MS,
+  listedBy,
   type Placed,
   placeAll,
   type ServerFacts,
@@ -71,10 +73,7 @@ export type DbClientEffect =
     };
 
 /** What is remembered of one server between its reports. */
-interface Known {
-  /** Its latest report; null until the first. */
-  readonly report: Report | null;
-  readonly heardAt: Millis;
+interface Known extends Heard {
   /** When it was last asked for a report; -Infinity if never. */
   readonly askedAt: Millis;
   /** Since when its write probe hangs; null if it does not. */
@@ -335,28 +334,10 @@ function factsOf(state: DbClientState, server: DbServerConfig, now: Millis): Ser
     report: known.report,
     silent: quietMs >= config.timing.suspectMs && othersSpokeSince(state, known),
     overdue: quietMs >= overdueAfterMs(config),
-    listed: listedBy(state, { server, known, now }),
+    listed: listedBy(server, state.known, now - config.timing.suspectMs),
     hangs: known.hangsSince !== null && now - known.hangsSince >= config.timing.probeTimeoutMs,
     held: state.applied?.held.includes(server.name) ?? false,
   };
-}
-
-function listedBy(
-  state: DbClientState,
-  { server, known, now }: { server: DbServerConfig; known: Known; now: Millis },
-): ServerFacts["listed"] {
-  let listed: ServerFacts["listed"] = "unknown";
-  for (const [id, other] of state.known) {
-    if (id === server.id || other.report === null) continue;
-    if (other.heardAt <= known.heardAt || now - other.heardAt > state.config.timing.suspectMs) {
-      continue;
-    }
-    const { primary, fenced, running, members } = other.report;
-    if (primary !== "yes" || fenced || running !== "up") continue;
-    if (members.some(({ name }) => name === server.name)) return "yes";
-    listed = "no";
-  }
-  return listed;
 }
 
 interface Judged {

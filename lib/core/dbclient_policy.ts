@@ -8,6 +8,8 @@
  */
 import type { ClusterConfig, DbClientConfig, DbServerConfig } from "../cluster_config.ts";
 import type { Report } from "../message/dbserver.ts";
+import type { PartyId } from "../message/envelope.ts";
+import type { Millis } from "./core.ts";
 
 /** What the balancer shall do with a server. */
 export type Place =
@@ -66,6 +68,29 @@ export interface ServerFacts {
   readonly hangs: boolean;
   /** A person has put it into maintenance at this very balancer. */
   readonly held: boolean;
+}
+
+/** A report, and when it was heard. */
+export interface Heard {
+  readonly report: Report | null;
+  readonly heardAt: Millis;
+}
+
+/** Do Primary servers name this one as a member, in reports since its own and since `freshSince`. */
+export function listedBy(
+  server: DbServerConfig,
+  heard: ReadonlyMap<PartyId, Heard>,
+  freshSince: Millis,
+): ServerFacts["listed"] {
+  const own = heard.get(server.id)?.heardAt ?? Number.NEGATIVE_INFINITY;
+  let listed: ServerFacts["listed"] = "unknown";
+  for (const [id, { report, heardAt }] of heard) {
+    if (id === server.id || report === null || heardAt <= own || heardAt < freshSince) continue;
+    if (report.primary !== "yes" || report.fenced || report.running !== "up") continue;
+    if (report.members.some(({ name }) => name === server.name)) return "yes";
+    listed = "no";
+  }
+  return listed;
 }
 
 /** What one server is good for. */
@@ -227,7 +252,7 @@ export interface Candidate {
 }
 
 /** Weight of a server for this client: its own, else its segment's, else 100; always 1 to 100. */
-export function weightFor(client: DbClientConfig, server: DbServerConfig): number {
+export function weightFor(client: Pick<ClientPolicy, "weights">, server: DbServerConfig): number {
   const given = client.weights?.[server.name] ?? client.weights?.[server.segment] ?? WEIGHT_DEFAULT;
   return Math.min(100, Math.max(1, Math.round(given)));
 }
@@ -292,9 +317,12 @@ interface Share {
 }
 type Shares = ReadonlyMap<DbServerConfig, Share>;
 
+/** What of a client's config decides. */
+export type ClientPolicy = Pick<DbClientConfig, "policy" | "segment" | "weights">;
+
 interface PolicyInput {
   readonly config: ClusterConfig;
-  readonly client: DbClientConfig;
+  readonly client: ClientPolicy;
   /** Only those that may take connections: all of one standing, never a mixture. */
   readonly able: readonly Candidate[];
 }
@@ -342,10 +370,43 @@ function spread({ client, able }: PolicyInput): Shares {
   );
 }
 
+/**
+ * Judges from reports alone, without the memory that makes a client minder calm: for whoever only
+ * answers a question now. A server unheard for suspectMs is silent.
+ */
+export function candidatesNow(
+  config: ClusterConfig,
+  heard: ReadonlyMap<PartyId, Heard>,
+  now: Millis,
+): readonly Candidate[] {
+  const { suspectMs, reportIntervalMs } = config.timing;
+  return config.servers.map((server) => {
+    const { report, heardAt } = heard.get(server.id) ?? { report: null, heardAt: 0 };
+    const { standing, because } = judge({
+      report,
+      silent: now - heardAt >= suspectMs,
+      overdue: now - heardAt >= 1.5 * reportIntervalMs,
+      listed: listedBy(server, heard, now - suspectMs),
+      hangs: report?.probe === "hanging",
+      held: false,
+    });
+    return {
+      server,
+      standing,
+      because,
+      synced: report?.localState === "Synced",
+      loaded: (report?.flowControl ?? 0) >= FLOW_LOADED,
+      steady: true,
+      primarySegment: report?.primarySegment ?? null,
+      epochSeen: report?.epochSeen ?? 0,
+    };
+  });
+}
+
 /** Places every server by the client's policy. */
 export function placeAll(
   config: ClusterConfig,
-  client: DbClientConfig,
+  client: ClientPolicy,
   candidates: readonly Candidate[],
 ): Target {
   const serving = candidates.filter(({ standing }) => standing === "serving");
