@@ -658,13 +658,16 @@ export class Galera {
     const now = this.#schedule.now;
     const origin = pending.origin.node;
     const nodes = this.specs.length;
-    const index = view.log.length;
     view.log.push(pending);
     const { recv, safe } = pending;
     const reachOrigin = get(view.reach, origin);
     for (let m = 0; m < nodes; m++) {
       if ((view.mask & (1 << m)) === 0 || (reachOrigin & (1 << m)) === 0) continue;
-      const delay = m === origin ? 0 : this.#delay(origin, m) * this.#jitter();
+      if (m === origin) {
+        recv[m] = now;
+        continue;
+      }
+      const delay = this.#delay(origin, m) * this.#jitter();
       const at = Math.max(now + delay, get(view.lastRecv, m));
       recv[m] = at;
       view.lastRecv[m] = at;
@@ -681,18 +684,19 @@ export class Galera {
         if (there > at) at = there;
       }
       safe[n] = at;
-      if (at < Number.POSITIVE_INFINITY) this.#scheduleDelivery(view, n, index, at);
+      if (at < Number.POSITIVE_INFINITY) this.#scheduleDelivery(view, n, at);
     }
   }
 
-  #scheduleDelivery(view: View, node: number, index: number, at: number): void {
-    this.#schedule.at(at, () => this.#deliver(view, node, index));
+  #scheduleDelivery(view: View, node: number, at: number): void {
+    this.#schedule.at(at, () => this.#deliver(view, node));
   }
 
-  #deliver(view: View, node: number, index: number): void {
+  /** Takes in, in order, whatever the member knows by now to be everywhere. */
+  #deliver(view: View, node: number): void {
     const proc = view.procs[node] ?? null;
     if (proc === null || proc.view !== view || proc.hung) return;
-    while (proc.nextIndex <= index) {
+    while (proc.nextIndex < view.log.length) {
       const pending = get(view.log, proc.nextIndex);
       if (get(pending.safe, node) > this.#schedule.now) return;
       this.#apply(view, proc, pending);
@@ -838,7 +842,7 @@ export class Galera {
             if (there > at) at = there;
           }
           safe[n] = at;
-          if (at < Number.POSITIVE_INFINITY) this.#scheduleDelivery(view, n, index, at);
+          if (at < Number.POSITIVE_INFINITY) this.#scheduleDelivery(view, n, at);
         }
       }
     }
