@@ -1,10 +1,11 @@
 /**
  * Compares the notify handler with a bash script that posts the same message with curl.
  *
- *   bun scripts/bench_notify.ts [pairs, default 100]
+ *   bun scripts/bench_notify.ts [rounds, default 100]
  *
- * Runs both by turns against a watchdog double on loopback, started as mariadbd starts them (`sh -c`,
- * bare environment), and prints the medians and the median of the paired ratios.
+ * Runs them by turns against a watchdog double on loopback, as mariadbd runs them (`sh -c`, bare
+ * environment): built as docs/notify.md says, from its source, and the bash script. Prints the medians,
+ * and for each the median of its ratio to the bash script of the same round.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -17,10 +18,12 @@ const GALERA =
     .map((host) => `987c3e9c-e6b5-11f1-b5d7-5a1256aad9${host}/dc-${host}/10.77.1.${host}:3306`)
     .join(",");
 
+const WARM_UP = 3;
+
 async function main(): Promise<void> {
-  const pairs = Number(process.argv[2] ?? 100);
-  if (!Number.isSafeInteger(pairs) || pairs < 1 || pairs > 10_000) {
-    console.error("error: the number of pairs is 1 to 10000");
+  const rounds = Number(process.argv[2] ?? 100);
+  if (!Number.isSafeInteger(rounds) || rounds < 1 || rounds > 10_000) {
+    console.error("error: the number of rounds is 1 to 10000");
     process.exit(2);
   }
   const bodies: string[] = [];
@@ -35,43 +38,46 @@ async function main(): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), "minder-bench-"));
   try {
     const url = `http://127.0.0.1:${watchdog.port}`;
-    const script = join(directory, "notify.sh");
-    writeFileSync(script, bashScript(url), { mode: 0o755 });
-    const handler = new URL("./notify.ts", import.meta.url).pathname;
-    const flags = "--no-install --no-env-file";
-    const ours = `exec ${process.execPath} ${flags} ${handler} --to ${url} --node dbserver.1`;
-    const theirs = `exec ${script}`;
-    const times = await measure(pairs, [`${ours} ${GALERA}`, `${theirs} ${GALERA}`]);
-    // Both posted every message, or the comparison is void.
-    if (bodies.length !== 2 * (pairs + WARM_UP)) {
-      throw new Error(`${bodies.length} messages came in, not ${2 * (pairs + WARM_UP)}`);
+    const bash = join(directory, "notify.sh");
+    writeFileSync(bash, bashScript(url), { mode: 0o755 });
+    const source = new URL("./notify.ts", import.meta.url).pathname;
+    const built = join(directory, "notify.js");
+    await Bun.build({ entrypoints: [source], target: "bun", outdir: directory, throw: true });
+    const run = `BUN_JSC_useJIT=0 exec ${process.execPath}`;
+    const target = `--to ${url} --node dbserver.1`;
+    const times = await measure(rounds, [
+      `${run} ${built} ${target} ${GALERA}`,
+      `${run} ${source} ${target} ${GALERA}`,
+      `exec ${bash} ${GALERA}`,
+    ]);
+    // All posted every message, and the same one, or the comparison is void.
+    const expected = 3 * (rounds + WARM_UP);
+    const texts = new Set(bodies.map((body) => body.replace(/"session":"[^"]*"/, "")));
+    if (bodies.length !== expected || texts.size !== 1) {
+      throw new Error(`${bodies.length} of ${expected} messages, ${texts.size} different ones`);
     }
-    const ratios = times.map(([a, b]) => a / b);
-    console.log(`pairs            ${pairs}`);
-    console.log(`notify.ts        ${median(times.map(([a]) => a)).toFixed(2)} ms (median)`);
-    console.log(`bash and curl    ${median(times.map(([, b]) => b)).toFixed(2)} ms (median)`);
-    console.log(
-      `ratio            ${median(ratios).toFixed(3)} (median of pairs, below 1 is faster)`,
-    );
+    console.log(`rounds: ${rounds}; medians; ratio to bash and curl of the same round`);
+    for (const [at, name] of ["notify.js, built", "notify.ts", "bash and curl"].entries()) {
+      const ms = median(times.map((round) => round[at] ?? Number.NaN)).toFixed(2);
+      const ratio = median(times.map((round) => (round[at] ?? 0) / (round[2] ?? 1))).toFixed(3);
+      console.log(`${name.padEnd(17)} ${ms.padStart(6)} ms  ${ratio}`);
+    }
   } finally {
     rmSync(directory, { recursive: true });
     await watchdog.stop(true);
   }
 }
 
-const WARM_UP = 3;
-
-async function measure(
-  pairs: number,
-  [first, second]: readonly [string, string],
-): Promise<[number, number][]> {
-  const times: [number, number][] = [];
-  for (let pair = 0; pair < pairs + WARM_UP; pair++) {
-    // The order alternates, so that neither always finds the warmer cache.
-    const swap = pair % 2 === 1;
-    const one = await timed(swap ? second : first);
-    const two = await timed(swap ? first : second);
-    if (pair >= WARM_UP) times.push(swap ? [two, one] : [one, two]);
+async function measure(rounds: number, commands: readonly string[]): Promise<number[][]> {
+  const times: number[][] = [];
+  for (let round = 0; round < rounds + WARM_UP; round++) {
+    const row: number[] = [];
+    // The order rotates, so that none always finds the warmer cache.
+    for (let turn = 0; turn < commands.length; turn++) {
+      const at = (round + turn) % commands.length;
+      row[at] = await timed(commands[at] ?? "");
+    }
+    if (round >= WARM_UP) times.push(row);
   }
   return times;
 }
@@ -89,15 +95,32 @@ async function timed(command: string): Promise<number> {
   return performance.now() - startedAt;
 }
 
-/** What one would write by hand: the same message, posted with curl under the same bound. */
+/** What one would write by hand: the same arguments taken apart, the same message, posted by curl. */
 function bashScript(url: string): string {
-  const message = notifyMessage(parseNotify(GALERA.split(" ")), 1, "bash");
-  return [
-    "#!/bin/bash",
-    `exec curl -s -o /dev/null --max-time 0.08 -H 'content-type: application/json' \\`,
-    `  -d '${JSON.stringify(message)}' ${url}/messages`,
-    "",
-  ].join("\n");
+  const message = notifyMessage({ ...parseNotify([]), members: null }, 1, "SESSION");
+  const head = JSON.stringify(message).replace(/"parameters":.*/, '"parameters":');
+  return `#!/bin/bash
+primary=null index=null members= sep=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --status) status=$2 ;;
+    --uuid) uuid=$2 ;;
+    --primary) [ "$2" = yes ] && primary=true || primary=false ;;
+    --index) index=$2 ;;
+    --members)
+      IFS=, read -ra list <<< "$2"
+      for member in "\${list[@]}"; do
+        IFS=/ read -r id name address <<< "$member"
+        members+="$sep{\\"uuid\\":\\"$id\\",\\"name\\":\\"$name\\",\\"address\\":\\"$address\\"}" sep=,
+      done ;;
+  esac
+  shift 2
+done
+head='${head}'
+exec curl -s -o /dev/null --max-time 0.08 -H 'content-type: application/json' \\
+  -d "\${head/SESSION/b$$}{\\"status\\":\\"$status\\",\\"uuid\\":\\"$uuid\\",\\"primary\\":$primary,\\"index\\":$index,\\"members\\":[$members]}}" \\
+  ${url}/messages
+`;
 }
 
 function median(values: readonly number[]): number {
