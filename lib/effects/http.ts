@@ -19,6 +19,8 @@ export type HttpResult =
 
 export interface HttpPost {
   readonly url: string;
+  /** Path of a unix socket to go through instead of the network. */
+  readonly unix?: string;
   readonly message: Message;
   /** For the whole of it: connection, request and reply. */
   readonly timeoutMs: number;
@@ -43,6 +45,7 @@ export async function postMessage(post: HttpPost): Promise<HttpResult> {
       // A redirect would hand the message to a party that the config does not name.
       redirect: "manual",
       signal,
+      ...(post.unix === undefined ? {} : { unix: post.unix }),
     });
     const body = await readReply(response, replyMaxBytes);
     if (body === null) return { error: `The reply has more than ${replyMaxBytes} bytes` };
@@ -103,6 +106,8 @@ async function readReply(response: Response, maxBytes: number): Promise<Uint8Arr
 export interface HttpQuestion {
   /** Of the receiver, as in ClusterConfig.urlById. */
   readonly url: string;
+  /** Path of a unix socket to go through instead of the network. */
+  readonly unix?: string;
   readonly sender: PartyId;
   readonly receiver: PartyId;
   readonly body: Body;
@@ -138,6 +143,7 @@ export async function askOnce(question: HttpQuestion): Promise<HttpResult> {
       message,
       timeoutMs: Math.max(1, timeoutMs - (performance.now() - startedAt)),
       replyMaxBytes: SUMMARY_MAX_BYTES,
+      ...(question.unix === undefined ? {} : { unix: question.unix }),
     });
     if (!("message" in result)) return result;
     const { message: reply } = result;

@@ -18,9 +18,12 @@ import { describeError, unreachable } from "../errors.ts";
 import type { Clock } from "../wakeup.ts";
 
 /** `--wsrep-recover` does InnoDB's crash recovery first: minutes on a large database. */
-const RECOVER_TIMEOUT_MS = 600_000;
+export const RECOVER_TIMEOUT_MS = 600_000;
 
 export type ServerOwnEffect = Exclude<DbServerEffect, { readonly do: "send" | "reply" | "log" }>;
+
+/** What such an effect ends in: never a message. */
+export type ServerOwnEvent = Exclude<DbServerEvent, { readonly on: "message" | "answered" }>;
 
 export interface ServerTools {
   readonly self: DbServerConfig;
@@ -34,7 +37,7 @@ export interface ServerTools {
 export async function performServer(
   effect: ServerOwnEffect,
   tools: ServerTools,
-): Promise<DbServerEvent> {
+): Promise<ServerOwnEvent> {
   const { mysql, clock, self } = tools;
   const startedAt = clock.now();
   switch (effect.do) {
@@ -83,14 +86,14 @@ export async function performServer(
   }
 }
 
-function done(effect: ServerOwnEffect, error: string | null): DbServerEvent {
+function done(effect: ServerOwnEffect, error: string | null): ServerOwnEvent {
   return { on: "done", effect, error };
 }
 
 async function attempt(
   effect: ServerOwnEffect,
   act: () => unknown | Promise<unknown>,
-): Promise<DbServerEvent> {
+): Promise<ServerOwnEvent> {
   try {
     await act();
     return done(effect, null);

@@ -1,0 +1,111 @@
+/** The arbitrator as a process: its store, its core, its loop. */
+import { join } from "node:path";
+import type { ArbitratorConfig, ClusterConfig } from "../cluster_config.ts";
+import { arbitratorCore } from "../core/arbitrator.ts";
+import {
+  type ArbitratorDurable,
+  type ArbitratorEffect,
+  type ArbitratorEvent,
+  type ArbitratorState,
+  newDurable,
+} from "../core/arbitrator_state.ts";
+import { summarize } from "../core/arbitrator_summary.ts";
+import { controlSocketOf } from "../effects/ask.ts";
+import { machineId, type StateFile, stateFile } from "../effects/state_file.ts";
+import { MinderError } from "../errors.ts";
+import { createLog } from "../log.ts";
+import { systemClock } from "../wakeup.ts";
+import { ArbitratorDurableSchema } from "./durable.ts";
+import { startParty, untilSignalled } from "./party.ts";
+
+/** Opens the store: trusted, or to be observed with only, and why. */
+async function openStore(
+  config: ClusterConfig,
+  store: StateFile<ArbitratorDurable>,
+): Promise<{ readonly durable: ArbitratorDurable; readonly observing: string | null }> {
+  const found = await store.read();
+  const fresh = () => newDurable(config, crypto.randomUUID());
+  switch (found.is) {
+    case "read":
+      return { durable: found.value, observing: null };
+    case "copied":
+      return { durable: found.value, observing: `the store is a copy: ${found.because}` };
+    case "corrupt":
+      return { durable: fresh(), observing: `the store is damaged: ${found.because}` };
+    case "absent":
+      return {
+        durable: fresh(),
+        observing: "the store is missing (a new cluster's is made by `arbitrator --init`)",
+      };
+  }
+}
+
+async function storeOf(self: ArbitratorConfig): Promise<StateFile<ArbitratorDurable>> {
+  return stateFile({
+    path: join(self.stateDir, "arbitrator.state"),
+    schema: ArbitratorDurableSchema,
+    machine: await machineId(),
+  });
+}
+
+/**
+ * Makes the store of a new cluster's arbitrator.
+ * @throws MinderError if there is one already
+ */
+export async function initArbitrator(config: ClusterConfig, self: ArbitratorConfig): Promise<void> {
+  const store = await storeOf(self);
+  const found = await store.read();
+  if (found.is !== "absent") {
+    throw new MinderError("Cannot make a new store: there is one already", {
+      where: self.stateDir,
+      hint: "A lost or damaged one is re-armed with `command resume --rearm`",
+    });
+  }
+  await store.write(newDurable(config, crypto.randomUUID()));
+}
+
+/** Runs the arbitrator until it is told to stop. Returns the exit code. */
+export async function runArbitrator(
+  config: ClusterConfig,
+  self: ArbitratorConfig,
+): Promise<number> {
+  const clock = systemClock();
+  const log = createLog({ role: "arbitrator", node: self.id, wall: clock.wall });
+  const store = await storeOf(self);
+  const { durable, observing } = await openStore(config, store);
+  if (observing !== null) log.error("observing", { because: observing });
+  const core = arbitratorCore({ config, self: self.id, durable, observing });
+  const party = startParty<ArbitratorState, ArbitratorEvent, ArbitratorEffect>({
+    config,
+    self: self.id,
+    listen: self,
+    controlSocket: controlSocketOf(self),
+    core,
+    initial: core.initial(clock.now()),
+    async perform(effect) {
+      if (effect.do === "log") {
+        log.info(effect.event, effect.fields);
+        return null;
+      }
+      const keptAs = await store.write(effect.durable);
+      if (keptAs !== null) log.warn("state_set_aside", { keptAs });
+      return { on: "written", revision: effect.revision, error: null };
+    },
+    failed: (effect, error) =>
+      effect.do === "write" ? { on: "written", revision: effect.revision, error } : null,
+    laneOf: (effect) => (effect.do === "write" ? "store" : null),
+    phaseOf: (state) => ({
+      phase: state.observing ?? state.diskError ?? holder(state),
+      because: state.decisions[0]?.verdict.because ?? "",
+    }),
+    status: (state, now) => summarize(state, now),
+    clock,
+    log,
+  });
+  return await untilSignalled(party, log);
+}
+
+function holder(state: ArbitratorState): string {
+  const { grant } = state.durable;
+  return grant === null ? "joint" : `epoch ${grant.epoch} held by ${grant.segment}`;
+}

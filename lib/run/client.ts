@@ -1,0 +1,53 @@
+/** The client minder as a process: a balancer's reconciler, its core, its loop. */
+import type { ClusterConfig, DbClientConfig } from "../cluster_config.ts";
+import {
+  type DbClientEffect,
+  type DbClientEvent,
+  type DbClientState,
+  describe,
+  dueAt,
+  initial,
+  step,
+} from "../core/dbclient.ts";
+import { startReconciler } from "../effects/balancer.ts";
+import { createBalancer } from "../effects/balancers.ts";
+import { createLog } from "../log.ts";
+import { systemClock } from "../wakeup.ts";
+import { startParty, untilSignalled } from "./party.ts";
+
+/** Hard limit of one pass over the balancer: connect, read, apply, read back. */
+const PASS_TIMEOUT_MS = 2_000;
+
+/** Runs the client minder until it is told to stop; the balancer runs on as it is. Returns the exit code. */
+export async function runClient(config: ClusterConfig, self: DbClientConfig): Promise<number> {
+  const clock = systemClock();
+  const log = createLog({ role: "dbclient", node: self.id, wall: clock.wall });
+  const reconciler = startReconciler({
+    balancer: createBalancer(self.balancer),
+    passTimeoutMs: PASS_TIMEOUT_MS,
+    now: clock.now,
+    onApplied: (result) => party.loop.tell({ on: "applied", result }),
+  });
+  const party = startParty<DbClientState, DbClientEvent, DbClientEffect>({
+    config,
+    self: self.id,
+    listen: self,
+    controlSocket: null,
+    core: { step, dueAt },
+    initial: initial(config, self.id, clock.now()),
+    async perform(effect) {
+      if (effect.do === "log") log.info(effect.event, effect.fields);
+      else reconciler.want(effect.target, effect.cut);
+      return null;
+    },
+    failed: () => null,
+    phaseOf: (state) => {
+      const { trouble } = describe(state, clock.now());
+      return { phase: trouble === null ? "steering" : "troubled", because: trouble ?? "" };
+    },
+    status: (state, now) => describe(state, now),
+    clock,
+    log,
+  });
+  return await untilSignalled(party, log, () => reconciler.stop());
+}

@@ -1,0 +1,55 @@
+/** Forms of what the parties keep on disk; a file of another form is refused, not guessed at. */
+import * as v from "valibot";
+import type { ArbitratorDurable } from "../core/arbitrator_state.ts";
+import type { ServerDurable } from "../core/dbserver_io.ts";
+import { BASES } from "../message/arbitrator.ts";
+import { EpochRecordSchema, PositionSchema } from "../message/dbserver.ts";
+import {
+  CountSchema,
+  FingerprintSchema,
+  NameSchema,
+  PartyIdSchema,
+  SeqnoSchema,
+  WordsSchema,
+} from "../message/envelope.ts";
+
+const StoreIdSchema = v.pipe(v.string(), v.minLength(1), v.maxLength(64));
+
+export const ServerDurableSchema: v.GenericSchema<unknown, ServerDurable> = v.strictObject({
+  storeId: v.nullable(StoreIdSchema),
+  epochSeen: CountSchema,
+  epochObeyed: CountSchema,
+  epochServed: CountSchema,
+  leftPrimary: v.nullable(PositionSchema),
+});
+
+export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable> = v.strictObject({
+  storeId: StoreIdSchema,
+  epoch: CountSchema,
+  grant: v.nullable(
+    v.strictObject({
+      epoch: CountSchema,
+      segment: NameSchema,
+      kind: v.picklist(["form", "hold", "bootstrap"]),
+      target: PartyIdSchema,
+      expectedFingerprint: v.nullable(FingerprintSchema),
+      forkPoint: v.nullable(PositionSchema),
+      basis: v.picklist(BASES),
+      order: v.picklist(["given", "done"]),
+      changesSegment: v.boolean(),
+    }),
+  ),
+  epochs: v.array(EpochRecordSchema),
+  noted: v.nullable(
+    v.strictObject({
+      fingerprint: FingerprintSchema,
+      members: v.array(v.pipe(v.string(), v.maxLength(128))),
+      seqno: SeqnoSchema,
+    }),
+  ),
+  primarySegment: NameSchema,
+  changedSegment: v.boolean(),
+  paused: v.nullable(WordsSchema),
+  draining: v.array(PartyIdSchema),
+  retired: v.array(PartyIdSchema),
+});
