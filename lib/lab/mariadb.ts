@@ -108,6 +108,8 @@ CREATE DATABASE minder;
 CREATE TABLE minder.probe
   (node INT UNSIGNED NOT NULL PRIMARY KEY, at TIMESTAMP(6) NOT NULL) ENGINE=InnoDB;
 CREATE DATABASE app;
+CREATE TABLE app.written (writer VARCHAR(32) NOT NULL, number BIGINT UNSIGNED NOT NULL,
+  server VARCHAR(64) NOT NULL, PRIMARY KEY (writer, number)) ENGINE=InnoDB;
 CREATE USER 'minder'@'%' IDENTIFIED BY '${secrets.minder.password}';
 GRANT SUPER, PROCESS, RELOAD, SHUTDOWN, CONNECTION ADMIN, READ_ONLY ADMIN ON *.* TO 'minder'@'%';
 GRANT ALL ON minder.* TO 'minder'@'%';
@@ -347,10 +349,9 @@ export function prepareServer(template: Template, options: ServerOptions): Serve
     writeFileSync(file, text.replace(/safe_to_bootstrap: 1/, "safe_to_bootstrap: 0"));
   }
   const members = options.servers.map((server) => server.address).join(",");
-  const segment = Number(/\d+$/.exec(host.segment ?? "0")?.[0] ?? 0);
   const providerOptions = [
     SHARED_PROVIDER_OPTIONS,
-    `gmcast.segment=${segment}`,
+    `gmcast.segment=${segmentNumber(host)}`,
     `gmcast.listen_addr=tcp://${host.address}:4567`,
     `ist.recv_addr=${host.address}:4568`,
     ...(options.providerOptions === "" ? [] : [options.providerOptions]),
@@ -382,6 +383,39 @@ ${notify}`,
   giveToServerUser([directory, join(directory, "tmp")]);
   const command = [...options.enter, ...serverUserPrefix(), mariadbd, `--defaults-file=${config}`];
   return { host, directory, datadir, socket, config, errorLog, command };
+}
+
+/**
+ * Makes each data directory remember one common view, as after a crash of all at one moment, so
+ * that Galera restores the primary component by itself (pc.recovery) once all have met.
+ */
+export function writeRecoveryViews(servers: readonly ServerFiles[]): void {
+  const uuids = servers.map((server) => memberUuid(server.host.serial));
+  const view = [
+    "#vwbeg",
+    `view_id: 3 ${uuids[0]} ${servers.length}`,
+    "bootstrap: 0",
+    ...servers.map((server, index) => `member: ${uuids[index]} ${segmentNumber(server.host)}`),
+    "#vwend",
+  ];
+  const files = servers.map((server, index) => {
+    const file = join(server.datadir, "gvwstate.dat");
+    writeFileSync(file, `my_uuid: ${uuids[index]}\n${view.join("\n")}\n`);
+    return file;
+  });
+  giveToServerUser(files);
+}
+
+/** A version 1 UUID as Galera makes them, of this moment. */
+function memberUuid(serial: number): string {
+  const ticks = (Date.now() * 10_000 + serial).toString(16).padStart(15, "0").slice(-15);
+  const node = serial.toString(16).padStart(12, "0");
+  return `${ticks.slice(-8)}-${ticks.slice(-12, -8)}-1${ticks.slice(0, 3)}-8000-${node}`;
+}
+
+/** `gmcast.segment`: the number in the data centre's name. */
+function segmentNumber(host: LabHost): number {
+  return Number(/\d+$/.exec(host.segment ?? "")?.[0] ?? 0);
 }
 
 /** A mariadbd that runs without a watchdog. */
