@@ -1,11 +1,18 @@
 /**
  * The simulator from the command line.
  *
- *   bun scripts/sim.ts run N [--first SEED] [--heavy] [--seconds S]   N fresh histories
+ *   bun scripts/sim.ts run N [--first SEED] [--heavy] [--kinds a,b] [--seconds S]   N fresh histories
  *   bun scripts/sim.ts show SEED [--heavy] [--shrink]                 one history, told
  */
 import { parseArgs } from "node:util";
-import { type Outcome, run, shrink, storyOf } from "../tests/sim/swarm.ts";
+import {
+  FAULT_KINDS,
+  type FaultKind,
+  type Outcome,
+  run,
+  shrink,
+  storyOf,
+} from "../tests/sim/swarm.ts";
 
 function main(): void {
   const { values, positionals } = parseArgs({
@@ -16,6 +23,7 @@ function main(): void {
       shrink: { type: "boolean", default: false },
       seconds: { type: "string" },
       keep: { type: "boolean", default: false },
+      kinds: { type: "string" },
     },
   });
   const [command, argument] = positionals;
@@ -25,17 +33,21 @@ function main(): void {
     process.exitCode = 2;
     return;
   }
-  if (command === "show") show(number, values);
+  const kinds = FAULT_KINDS.filter((kind) => values.kinds?.split(",").includes(kind) ?? true);
+  if (command === "show") show(number, { ...values, kinds });
   else {
     const first =
       values.first === undefined ? Math.floor(Math.random() * 2 ** 40) : Number(values.first);
     const seconds =
       values.seconds === undefined ? Number.POSITIVE_INFINITY : Number(values.seconds);
-    runMany(number, { first, heavy: values.heavy, seconds, keep: values.keep });
+    runMany(number, { first, heavy: values.heavy, seconds, keep: values.keep, kinds });
   }
 }
 
-function show(seed: number, options: { heavy: boolean; shrink: boolean }): void {
+function show(
+  seed: number,
+  options: { heavy: boolean; shrink: boolean; kinds: readonly FaultKind[] },
+): void {
   let story = storyOf(seed, options);
   if (options.shrink) {
     const failed = run(story, { record: false }).violations[0];
@@ -62,7 +74,13 @@ function figures(outcome: Outcome): string {
 
 function runMany(
   count: number,
-  options: { first: number; heavy: boolean; seconds: number; keep: boolean },
+  options: {
+    first: number;
+    heavy: boolean;
+    seconds: number;
+    keep: boolean;
+    kinds: readonly FaultKind[];
+  },
 ): void {
   const startedAt = performance.now();
   const counts = new Map<string, number>();

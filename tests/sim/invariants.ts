@@ -14,6 +14,9 @@ import type { World } from "./world.ts";
 /** Fenced in a joint view that everybody hears of: longer than this, undisturbed, is a violation. */
 export const SETTLE_MS = 15_000;
 
+/** No story gives reason for so many epochs. */
+export const EPOCHS_MAX = 60;
+
 export interface Violation {
   readonly id: string;
   readonly atMs: number;
@@ -130,6 +133,8 @@ export class Watch {
       this.#granted.set(key, what);
       this.count(`granted ${grant.kind} (${grant.basis})`);
       if (grant.basis === "forced") this.forced = true;
+      if (this.#granted.size === EPOCHS_MAX)
+        this.violate("epoch_flood", `${EPOCHS_MAX} epochs in one story`);
     } else if (before !== what)
       this.violate("epoch_twice", `epoch ${grant.epoch} granted as ${before} and as ${what}`);
   }
