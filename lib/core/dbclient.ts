@@ -180,7 +180,9 @@ export function step(
         ticket: event.ticket,
         body: { verb: "ack", parameters: ackTo(state, event.from) },
       };
-      return decide(heard(state, event.from, event.body.parameters, now), [reply], now);
+      const next = heard(state, event.from, event.body.parameters, now);
+      if (saysNothingNew(state, next, event.from, now)) return { state: next, effects: [reply] };
+      return decide(next, [reply], now);
     }
     case "answered":
       if (event.reply.verb !== "db_status_report") return decide(state, [], now);
@@ -261,6 +263,43 @@ function heard(state: DbClientState, from: PartyId, report: Report, now: Millis)
   };
 }
 
+/** What of a report can change a judgement, beside what heard() has already drawn from it. */
+const JUDGED = [
+  "running",
+  "serving",
+  "primary",
+  "fenced",
+  "draining",
+  "leaving",
+  "localState",
+  "probe",
+  "fingerprint",
+  "primarySegment",
+  "epochSeen",
+  "because",
+] as const satisfies readonly (keyof Report)[];
+
+/**
+ * Most reports only say that all is as it was. With 64 servers judging anew costs ten times as much
+ * as hearing, so it waits for the next deadline; while anybody is overdue every word counts.
+ */
+function saysNothingNew(
+  before: DbClientState,
+  after: DbClientState,
+  from: PartyId,
+  now: Millis,
+): boolean {
+  const old = before.known.get(from);
+  const known = after.known.get(from);
+  if (old?.report == null || known?.report == null || before.target === null) return false;
+  if (before.speakingSince !== after.speakingSince || now >= before.dueAt) return false;
+  if (known.loaded || old.loaded) return false;
+  for (const field of JUDGED) if (old.report[field] !== known.report[field]) return false;
+  const overdueAt = now - overdueAfterMs(before.config);
+  for (const { heardAt } of before.known.values()) if (heardAt <= overdueAt) return false;
+  return true;
+}
+
 function noteAdvance(
   state: DbClientState,
   report: Report,
@@ -330,11 +369,16 @@ function factsOf(state: DbClientState, server: DbServerConfig, now: Millis): Ser
   const { config } = state;
   const known = state.known.get(server.id) ?? UNKNOWN;
   const quietMs = now - silentSince(state, known);
+  const overdue = quietMs >= overdueAfterMs(config);
   return {
     report: known.report,
     silent: quietMs >= config.timing.suspectMs && othersSpokeSince(state, known),
-    overdue: quietMs >= overdueAfterMs(config),
-    listed: listedBy(server, state.known, now - config.timing.suspectMs),
+    overdue,
+    // Who speaks for itself needs no one else's word.
+    listed:
+      known.report !== null && !overdue
+        ? "unknown"
+        : listedBy(server, state.known, now - config.timing.suspectMs),
     hangs: known.hangsSince !== null && now - known.hangsSince >= config.timing.probeTimeoutMs,
     held: state.applied?.held.includes(server.name) ?? false,
   };

@@ -451,6 +451,46 @@ test("two minders that hear the same reports in other orders choose the same wri
   }
 });
 
+test("hearing that all is as it was decides as judging anew would: histories by chance", () => {
+  let seed = 20_261_123;
+  const chance = (below: number): number => {
+    seed = (Math.imul(seed, 1_103_515_245) + 12_345) & 0x7fffffff;
+    return Math.floor((seed / 0x80000000) * below);
+  };
+  const words: readonly Partial<Report>[] = [
+    {},
+    {},
+    {},
+    { fenced: true },
+    { draining: true },
+    { probe: "hanging" },
+    { flowControl: 0.4 },
+    { localState: "Donor/Desynced" },
+    { running: "unknown" },
+  ];
+  for (let history = 0; history < 40; history++) {
+    const policy = (["single-writer", "spread", "local-first"] as const)[history % 3] ?? "spread";
+    const config = clientCluster({ client: { policy } });
+    const quick = new Story(config);
+    const thorough = new Story(config);
+    const word = new Map<string, Partial<Report>>();
+    for (let turn = 0; turn < 200; turn++) {
+      const name = ["a1", "a2", "b1", "b2"][chance(4)] ?? "a1";
+      if (chance(10) === 0) word.set(name, words[chance(words.length)] ?? {});
+      // One in twelve falls silent for up to four seconds, the others for a report at most.
+      const forMs = chance(12) === 0 ? chance(4000) : chance(120);
+      const members = chance(30) === 0 ? ["a1", "b1"] : undefined;
+      for (const story of [quick, thorough]) {
+        story.pass(forMs);
+        story.report(name, word.get(name), members);
+      }
+      thorough.give({ on: "wakeup" });
+      expect([history, turn, quick.places()]).toEqual([history, turn, thorough.places()]);
+      expect(quick.state.cut).toEqual(thorough.state.cut);
+    }
+  }
+});
+
 test("a client that the config does not have is a mistake with a hint", () => {
   expect(() => initial(clientCluster(), "dbclient.9", 0)).toThrow("dbclient.9 is no client");
 });
