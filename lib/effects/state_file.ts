@@ -112,7 +112,7 @@ export function stateFile<Value>(options: StateFileOptions<Value>): StateFile<Va
     if (text.slice(MARK.length, end) !== sha256(body)) {
       return { is: "corrupt", because: "its checksum does not fit: it was torn or edited" };
     }
-    const content = v.safeParse(ContentSchema, JSON.parse(body));
+    const content = v.safeParse(v.pipe(v.string(), v.parseJson(), ContentSchema), body);
     if (!content.success) return { is: "corrupt", because: "it has no value in it" };
     const value = v.safeParse(schema, content.output.value);
     if (!value.success) {
