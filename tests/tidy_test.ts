@@ -25,6 +25,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/core/", 2],
   ["lib/correspondent.ts", 3],
   ["lib/health.ts", 3],
+  ["lib/balancer_config.ts", 3],
   ["lib/wakeup.ts", 4],
   ["lib/log.ts", 4],
   ["lib/endpoint.ts", 4],
