@@ -27,12 +27,14 @@ import {
 } from "./mariadb.ts";
 import { createNetwork, type Hosts, type Network } from "./network.ts";
 import {
+  endLockHolder,
   HOST_MARK,
   isAlive,
   killAll,
   LAB_MARK,
   type Lock,
   labDirectory,
+  lockHolder,
   makeLabDirectory,
   markedAlive,
   markOf,
@@ -77,6 +79,8 @@ export interface LabProcess {
 
 const SYNCED_TIMEOUT_MS = 40_000;
 const STOP_GRACE_MS = 5000;
+/** For the process that has the lab up to take it down by itself. */
+const HOLDER_GRACE_MS = 10_000;
 /** An application gives up on a server that does not even shake hands. */
 const APP_CONNECT_TIMEOUT_MS = 200;
 
@@ -128,11 +132,13 @@ export async function openLab(name: string, options: LabOptions = {}): Promise<L
   }
 }
 
-/** Removes what a lab of that name left, up or not; its own process is ended too. */
+/** Removes a lab of that name, up or not. A process that has it up is asked to end first. */
 export async function removeLab(name: string): Promise<Removed> {
   const directory = labDirectory(name);
+  await endLockHolder(directory, HOLDER_GRACE_MS);
   const removed = await removeRemains(name, directory);
-  takeLock(directory).release();
+  // A dead holder's lock goes with it; this process's own is `down`'s to give back.
+  if (lockHolder(directory) === null) takeLock(directory).release();
   return removed;
 }
 

@@ -224,11 +224,11 @@ class NamespaceNetwork implements Network {
       touched.add(to);
     }
     const texts = [...touched].map((to) => {
-      const rules = [...(this.#loss.get(to) ?? [])].map(
-        ([from, share]) =>
-          `add rule ip minder loss ip saddr ${this.#host(from).address}` +
-          ` numgen random mod 100 < ${share} drop\n`,
-      );
+      const rules = [...(this.#loss.get(to) ?? [])].map(([from, share]) => {
+        // nft refuses a comparison that is always true.
+        const chance = share === 100 ? "" : ` numgen random mod 100 < ${share}`;
+        return `add rule ip minder loss ip saddr ${this.#host(from).address}${chance} drop\n`;
+      });
       return this.#nft(to, `flush chain ip minder loss\n${rules.join("")}`);
     });
     await Promise.all(texts);

@@ -174,6 +174,22 @@ export interface Lock {
   release(): void;
 }
 
+/** Who holds the lock of that directory; null if nobody alive does. */
+export function lockHolder(directory: string): ProcessMark | null {
+  const holder = parseMark(readOr(`${directory}.lock`));
+  return holder !== null && isAlive(holder) ? holder : null;
+}
+
+/** Asks the process that has the lab up to end, then makes it. Nothing if that is this one. */
+export async function endLockHolder(directory: string, graceMs: number): Promise<void> {
+  const holder = lockHolder(directory);
+  if (holder === null || holder.pid === process.pid) return;
+  signal(holder, "SIGTERM");
+  const deadline = performance.now() + graceMs;
+  while (isAlive(holder) && performance.now() < deadline) await Bun.sleep(10);
+  await killAll([holder]);
+}
+
 /** @throws MinderError if a living process holds the lock of that directory */
 export function takeLock(directory: string): Lock {
   const file = `${directory}.lock`;
