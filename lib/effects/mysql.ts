@@ -6,6 +6,7 @@
  *   destroyed and made anew, never waited for.
  * - Each purpose has a connection of its own, open in advance, so a hanging probe or poll cannot stand
  *   in the way of a fence. At most one poll and one probe are under way.
+ * - No poll, fence or command writes a table: their sessions are not replicated.
  * - A probe that hangs stays the only one: no new one starts while the server still runs its statement.
  */
 import { readFileSync } from "node:fs";
@@ -337,9 +338,12 @@ class LocalMysql implements Mysql {
     this.#options = options;
     this.#commandMs = options.commandTimeoutMs ?? 1000;
     const forEver = "SET SESSION wait_timeout=31536000, wsrep_sync_wait=0, autocommit=1";
-    this.#poll = new Link(options, "poll", forEver);
-    this.#control = new Link(options, "control", forEver);
-    this.#fence = new Link(options, "fence", forEver);
+    // With wsrep_on=OFF a session is spared by ALL_KILL and may KILL on a fenced server, where all
+    // others get error 1047 for it. Nothing that writes tables runs on these three.
+    const aside = `${forEver}, wsrep_on=OFF`;
+    this.#poll = new Link(options, "poll", aside);
+    this.#control = new Link(options, "control", aside);
+    this.#fence = new Link(options, "fence", aside);
     const lockS = Math.max(1, Math.floor(options.probeTimeoutMs / 1000));
     this.#probe = new Link(
       options,
@@ -394,7 +398,7 @@ class LocalMysql implements Mysql {
     } catch (thrown) {
       error = describeError(thrown);
     }
-    // ALL_KILL has closed the other connections too.
+    // ALL_KILL has closed the probe's connection.
     void this.warm();
     const refusing = rejectQueries === "ALL_KILL" || rejectQueries === "ALL";
     return {
@@ -477,7 +481,13 @@ class LocalMysql implements Mysql {
   }
 
   async createProbeTable(): Promise<CommandResult> {
-    return await this.#command(CREATE_PROBE_SQL);
+    // Not by #command(): there it would be made on this server alone.
+    try {
+      await this.#probe.query(CREATE_PROBE_SQL, this.#commandMs);
+      return { ok: true, error: null };
+    } catch (error) {
+      return { ok: false, error: describeError(error) };
+    }
   }
 
   async warm(): Promise<void> {
