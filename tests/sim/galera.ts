@@ -3,8 +3,9 @@
  * measurements of MariaDB 10.11.19 with Galera 26.4.23 (silent packet drops, default evs settings).
  *
  * What it keeps true:
- * - A view is shared by the processes in it; a write is delivered at a member once that member knows
- *   that all of the view have it, in one order. After a cut each part delivers what any of its
+ * - A view is shared by the processes in it; a write is delivered at a member, in one order, once that
+ *   member knows of every member that it has the write and everybody's word of having it. So the
+ *   writer's side is a one-way delay ahead of the other, and that is what a cut can lose. After a cut each part delivers what any of its
  *   members knows to be everywhere; the rest hangs until the part's next view, where a part with
  *   quorum (2 x present + left > total of the last Primary view) commits what it holds and any other
  *   part forgets it.
@@ -145,9 +146,11 @@ interface Pending {
   done: ((outcome: WriteOutcome, entry: Entry | null) => void) | null;
   /** By node: when it has the message. */
   readonly recv: number[];
-  /** By node: which members it knows to have it. */
+  /** By node: whose word of having it has come, and when all of them have. */
+  readonly got: number[];
+  readonly complete: number[];
+  /** By node: which members it knows to be complete, and when it knows all of them to be. */
   readonly know: number[];
-  /** By node: when it knows that all have it. */
   readonly safe: number[];
   entry: Entry | null;
   /** When it was handed in. */
@@ -642,6 +645,8 @@ export class Galera {
       origin: proc,
       done,
       recv: new Array(nodes).fill(Number.POSITIVE_INFINITY),
+      got: new Array(nodes).fill(0),
+      complete: new Array(nodes).fill(Number.POSITIVE_INFINITY),
       know: new Array(nodes).fill(0),
       safe: new Array(nodes).fill(Number.POSITIVE_INFINITY),
       entry: null,
@@ -659,7 +664,7 @@ export class Galera {
     const origin = pending.origin.node;
     const nodes = this.specs.length;
     view.log.push(pending);
-    const { recv, safe } = pending;
+    const { recv, complete, safe } = pending;
     const reachOrigin = get(view.reach, origin);
     for (let m = 0; m < nodes; m++) {
       if ((view.mask & (1 << m)) === 0 || (reachOrigin & (1 << m)) === 0) continue;
@@ -672,20 +677,32 @@ export class Galera {
       recv[m] = at;
       view.lastRecv[m] = at;
     }
+    for (let m = 0; m < nodes; m++)
+      if ((view.live & (1 << m)) !== 0) complete[m] = this.#latest(view, recv, { to: m, now });
     for (let n = 0; n < nodes; n++) {
       if ((view.live & (1 << n)) === 0) continue;
-      let at = now;
-      for (let m = 0; m < nodes; m++) {
-        if ((view.mask & (1 << m)) === 0) continue;
-        const there =
-          (get(view.reach, m) & (1 << n)) !== 0
-            ? get(recv, m) + (m === n ? 0 : this.#delay(m, n))
-            : Number.POSITIVE_INFINITY;
-        if (there > at) at = there;
-      }
+      const at = this.#latest(view, complete, { to: n, now });
       safe[n] = at;
       if (at < Number.POSITIVE_INFINITY) this.#scheduleDelivery(view, n, at);
     }
+  }
+
+  /** When the word that each member sends at its time in `sent` has come to one of them. */
+  #latest(
+    view: View,
+    sent: readonly number[],
+    at: { readonly to: number; readonly now: number; readonly known?: number },
+  ): number {
+    const { to, now } = at;
+    const missing = view.mask & ~(at.known ?? 0);
+    let latest = now;
+    for (let m = 0; m < sent.length; m++) {
+      if ((missing & (1 << m)) === 0) continue;
+      if ((get(view.reach, m) & (1 << to)) === 0) return Number.POSITIVE_INFINITY;
+      const there = Math.max(get(sent, m), now) + (m === to ? 0 : this.#delay(m, to));
+      if (there > latest) latest = there;
+    }
+    return latest;
   }
 
   #scheduleDelivery(view: View, node: number, at: number): void {
@@ -791,20 +808,33 @@ export class Galera {
     const now = this.#schedule.now;
     const nodes = this.specs.length;
     for (let index = this.#firstPending(view); index < view.log.length; index++) {
-      const { recv, know } = get(view.log, index);
+      const { recv, got, complete, know } = get(view.log, index);
       for (let n = 0; n < nodes; n++) {
         if ((view.live & (1 << n)) === 0) continue;
-        let known = get(know, n);
-        for (let m = 0; m < nodes; m++) {
-          const bit = 1 << m;
-          if ((view.mask & bit) === 0 || (known & bit) !== 0) continue;
-          if ((get(view.reach, m) & (1 << n)) === 0) continue;
-          const sent = Math.max(get(recv, m), get(view.upSince, m * nodes + n));
-          if ((m === n ? get(recv, m) : sent + this.#delay(m, n)) <= now) known |= bit;
-        }
-        know[n] = known;
+        got[n] = get(got, n) | this.#heard(view, recv, n);
+        if ((get(got, n) & view.mask) === view.mask) complete[n] = Math.min(get(complete, n), now);
       }
+      for (let n = 0; n < nodes; n++)
+        if ((view.live & (1 << n)) !== 0) know[n] = get(know, n) | this.#heard(view, complete, n);
     }
+  }
+
+  /** Whose word, sent at the time in `sent`, has come to `to` by now. */
+  #heard(view: View, sent: readonly number[], to: number): number {
+    const now = this.#schedule.now;
+    const nodes = sent.length;
+    let heard = 0;
+    for (let m = 0; m < nodes; m++) {
+      const bit = 1 << m;
+      if ((view.mask & bit) === 0 || (get(view.reach, m) & (1 << to)) === 0) continue;
+      if (m === to) {
+        if (get(sent, m) <= now) heard |= bit;
+        continue;
+      }
+      const left = Math.max(get(sent, m), get(view.upSince, m * nodes + to));
+      if (left + this.#delay(m, to) <= now) heard |= bit;
+    }
+    return heard;
   }
 
   /** After a change of the network: what still travels, and what each part can know. */
@@ -813,7 +843,7 @@ export class Galera {
     const nodes = this.specs.length;
     const parts = components(view, nodes);
     for (let index = this.#firstPending(view); index < view.log.length; index++) {
-      const { recv, know, safe, origin } = get(view.log, index);
+      const { recv, got, complete, know, safe, origin } = get(view.log, index);
       for (let m = 0; m < nodes; m++) {
         const at = get(recv, m);
         if ((view.mask & (1 << m)) === 0 || at <= now) continue;
@@ -827,20 +857,19 @@ export class Galera {
         }
       }
       for (const part of parts) {
+        let gotten = 0;
         let known = 0;
-        for (let n = 0; n < nodes; n++) if ((part & (1 << n)) !== 0) known |= get(know, n);
         for (let n = 0; n < nodes; n++) {
           if ((part & (1 << n)) === 0) continue;
-          let at = now + 0.5;
-          for (let m = 0; m < nodes; m++) {
-            const bit = 1 << m;
-            if ((view.mask & bit) === 0 || (known & bit) !== 0) continue;
-            const there =
-              (get(view.reach, m) & (1 << n)) !== 0
-                ? Math.max(get(recv, m), now) + this.#delay(m, n)
-                : Number.POSITIVE_INFINITY;
-            if (there > at) at = there;
-          }
+          gotten |= get(got, n);
+          known |= get(know, n);
+        }
+        for (let n = 0; n < nodes; n++)
+          if ((part & (1 << n)) !== 0 && get(complete, n) > now)
+            complete[n] = this.#latest(view, recv, { to: n, now, known: gotten });
+        for (let n = 0; n < nodes; n++) {
+          if ((part & (1 << n)) === 0) continue;
+          const at = this.#latest(view, complete, { to: n, now: now + 0.5, known });
           safe[n] = at;
           if (at < Number.POSITIVE_INFINITY) this.#scheduleDelivery(view, n, at);
         }
