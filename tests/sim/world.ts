@@ -16,7 +16,7 @@ import {
   type ArbitratorState,
   newDurable,
 } from "../../lib/core/arbitrator_state.ts";
-import type { Core } from "../../lib/core/core.ts";
+import type { Core, Step } from "../../lib/core/core.ts";
 import { dbServerCore } from "../../lib/core/dbserver.ts";
 import {
   type DbServerEffect,
@@ -32,7 +32,7 @@ import {
   mailroom,
   type PostResult,
 } from "../../lib/correspondent.ts";
-import { unreachable } from "../../lib/errors.ts";
+import { describeError, unreachable } from "../../lib/errors.ts";
 import { type PartyId, partySerial, WIRE_VERSION } from "../../lib/message/envelope.ts";
 import { type BodyTo, decodeMessage, encodeMessage, type Message } from "../../lib/message/mod.ts";
 import { fingerprint } from "../../lib/wsrep_status.ts";
@@ -200,9 +200,10 @@ class Process<S, E extends AnyEvent, F extends AnyEffect> {
   #step(event: MailEvent<E>): void {
     this.steps++;
     this.#stepping = true;
-    const { state, effects } = this.#core.step(this.state, event, this.now());
-    this.state = state;
-    for (const effect of effects) this.#perform(effect, this);
+    const stepped = this.#tryStep(event);
+    if (stepped === null) return;
+    this.state = stepped.state;
+    for (const effect of stepped.effects) this.#perform(effect, this);
     this.#stepping = false;
     const queued = this.#queue.shift();
     if (queued !== undefined && this.alive && !this.paused) {
@@ -210,6 +211,21 @@ class Process<S, E extends AnyEvent, F extends AnyEffect> {
       return;
     }
     if (this.alive && !this.paused) this.#arm();
+  }
+
+  /** A step that throws ends the process, as it does in production, and is a violation. */
+  #tryStep(event: MailEvent<E>): Step<MailroomState<S>, MailEffect<F>> | null {
+    try {
+      return this.#core.step(this.state, event, this.now());
+    } catch (error) {
+      const stack = error instanceof Error ? error.stack : undefined;
+      this.#world.watch.violate(
+        "threw",
+        `${this.id} at ${event.on}: ${describeError(error)} ${stack ?? ""}`,
+      );
+      this.end();
+      return null;
+    }
   }
 
   #arm(): void {
