@@ -28,6 +28,8 @@ export const RENEWALS_MAX = 3;
 export const CHALLENGES_MAX = 256;
 /** A command must use the session that it was given within this: a delayed order is void. */
 export const CHALLENGE_MAX_MS = 10_000;
+/** A first attempt that fails at once is followed after this. */
+export const QUICK_RETRY_MS = 100;
 /** A post and the wait for a reply last so many ack timeouts: a late reply still tells something. */
 export const PATIENCE_ACK_TIMEOUTS = 2;
 
@@ -373,8 +375,10 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     }
     work.flights.delete(event.postId);
     const { result } = event;
-    if (!("status" in result)) failed(work, flight, "post.failed", result.error);
-    else if ("message" in result) answered(work, flight, result.status, result.message);
+    if (!("status" in result)) {
+      failed(work, flight, "post.failed", result.error);
+      hurry(work, flight);
+    } else if ("message" in result) answered(work, flight, result.status, result.message);
     else if (result.status === 410) superseded(work, flight, result.reason);
     else failed(work, flight, `post.status_${result.status}`, result.error);
     pump(work, flight.peer);
@@ -384,6 +388,16 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function failed(work: Work<S, F>, flight: Flight, counter: string, error: string): void {
     count(work, counter);
     if (!flight.answered) change(work, flight.peer, { lastError: error });
+  }
+
+  /** A kept-alive connection that the peer has closed fails at once: the first attempt is followed soon. */
+  function hurry(work: Work<S, F>, flight: Flight): void {
+    const { outbox } = correspondentOf(work, flight.peer);
+    const { verb } = flight.body;
+    const outgoing = outbox.get(verb);
+    if (outgoing?.seq !== flight.message.seq || outgoing.repeats > 0) return;
+    const dueAt = Math.min(outgoing.dueAt, work.now + QUICK_RETRY_MS);
+    change(work, flight.peer, { outbox: withEntry(outbox, verb, { ...outgoing, dueAt }) });
   }
 
   function answered(work: Work<S, F>, flight: Flight, status: number, message: Message): void {

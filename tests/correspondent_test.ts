@@ -13,6 +13,7 @@ import {
   mailStatus,
   type Post,
   type PostResult,
+  QUICK_RETRY_MS,
   RENEWALS_MAX,
   type Respond,
   TICKETS_MAX,
@@ -239,11 +240,15 @@ describe("sending", () => {
     expect(new Set(sent.map((post) => post.message.seq))).toEqual(new Set([2]));
   });
 
-  test("does not hurry after a refused connection: the next attempt keeps its time", () => {
+  test("follows a first attempt that fails at once soon, and only that one", () => {
     const server = greeted();
     const post = only(server.send("arbitrator.1", report(1)));
-    expect(posts(server.posted(post, { error: "ECONNREFUSED" }))).toEqual([]);
-    expect(server.dueAt()).toBe(1000);
+    expect(posts(server.posted(post, { error: "ECONNRESET" }))).toEqual([]);
+    expect(server.dueAt()).toBe(QUICK_RETRY_MS);
+    const again = only(posts(server.moveTo(QUICK_RETRY_MS)));
+    expect(again.message).toEqual(post.message);
+    server.posted(again, { error: "ECONNREFUSED" });
+    expect(server.dueAt()).toBe(QUICK_RETRY_MS + 3000);
   });
 
   test("replaces an older message of the same verb, at once, and resends only the newer", () => {
