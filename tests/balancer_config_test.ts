@@ -1,6 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { glbdCommand, haproxyConfig } from "../lib/balancer_config.ts";
 import type { ClusterConfig, DbClientConfig } from "../lib/cluster_config.ts";
@@ -14,6 +13,7 @@ import {
   namesThrough,
   until,
 } from "./support/haproxy.ts";
+import { makeScratch, removeScratch } from "./support/scratch.ts";
 
 const EXAMPLE = new URL("../config/cluster.example.toml", import.meta.url).pathname;
 const SCRIPT = new URL("../scripts/balancer_config.ts", import.meta.url).pathname;
@@ -81,18 +81,17 @@ describe("the text", () => {
 
 describe("what the balancers make of it", () => {
   const stops: (() => Promise<void>)[] = [];
-  const directory = mkdtempSync(join(tmpdir(), "gm-config-"));
   afterEach(async () => {
     for (const stop of stops.splice(0).reverse()) await stop();
-    rmSync(directory, { recursive: true, force: true });
   });
 
   async function accepts(text: string): Promise<string> {
-    const file = join(mkdtempSync(`${directory}-`), "haproxy.cfg");
+    const directory = makeScratch("config");
+    const file = join(directory, "haproxy.cfg");
     writeFileSync(file, text);
     const child = Bun.spawn([HAPROXY, "-c", "-f", file], { stdout: "ignore", stderr: "pipe" });
     const words = await new Response(child.stderr).text();
-    rmSync(join(file, ".."), { recursive: true, force: true });
+    removeScratch(directory);
     return (await child.exited) === 0 ? "" : words || "refused";
   }
 
@@ -157,7 +156,7 @@ describe("what the balancers make of it", () => {
         }),
         { ...COMMON, listen: `127.0.0.1:${port}` },
       );
-      const here = mkdtempSync(join(tmpdir(), "gm-glbd-"));
+      const here = makeScratch("glbd");
       const script = text
         .replaceAll("/run/glbd.fifo", join(here, "fifo"))
         .replace("exec glbd", `exec ${GLBD_BIN}`);
@@ -165,7 +164,7 @@ describe("what the balancers make of it", () => {
       stops.push(async () => {
         child.kill("SIGKILL");
         await child.exited;
-        rmSync(here, { recursive: true, force: true });
+        removeScratch(here);
       });
       await until("it serves a1", async () => (await namesThrough(port, 3)).join() === "a1");
     },

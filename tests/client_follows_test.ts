@@ -3,8 +3,7 @@
  * the configuration that `just balancer-config` prints.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { haproxyConfig } from "../lib/balancer_config.ts";
 import type { ClusterConfig, DbClientConfig } from "../lib/cluster_config.ts";
@@ -30,6 +29,7 @@ import {
   openThrough,
   until,
 } from "./support/haproxy.ts";
+import { makeScratch, removeScratch } from "./support/scratch.ts";
 
 const NAMES = ["a1", "a2", "b1", "b2"];
 
@@ -109,7 +109,7 @@ describe.skipIf(!hasHaproxy)("a client minder and HAProxy as we configure it", (
     minder: () => Minder;
     restart: () => Promise<void>;
   }> {
-    const directory = mkdtempSync(join(tmpdir(), "gm-follows-"));
+    const directory = makeScratch("follows");
     const port = await freePort();
     const config = clientCluster({
       addresses: Object.fromEntries(
@@ -142,7 +142,7 @@ describe.skipIf(!hasHaproxy)("a client minder and HAProxy as we configure it", (
     };
     stops.push(async () => {
       await end();
-      rmSync(directory, { recursive: true, force: true });
+      removeScratch(directory);
     });
     await run();
     const minder = (): Minder => {

@@ -1,9 +1,9 @@
 /** A real glbd on loopback, where GLBD_BIN names a binary. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freePort, until } from "./haproxy.ts";
+import { makeScratch, removeScratch } from "./scratch.ts";
 
 export const GLBD_BIN = process.env["GLBD_BIN"] ?? "";
 
@@ -16,7 +16,7 @@ export interface GlbdProcessOptions {
 export class GlbdProcess {
   readonly port: number;
   readonly controlPort: number;
-  readonly #directory = mkdtempSync(join(tmpdir(), "gm-glbd-"));
+  readonly #directory = makeScratch("glbd");
   readonly #options: GlbdProcessOptions;
   #child: Bun.Subprocess | null = null;
 
@@ -75,7 +75,7 @@ export class GlbdProcess {
 
   async stop(): Promise<void> {
     await this.kill();
-    rmSync(this.#directory, { recursive: true, force: true });
+    removeScratch(this.#directory);
   }
 }
 

@@ -2,10 +2,10 @@
  * A real HAProxy on loopback with ports of its own, in front of small TCP servers that say their
  * name. Everything it starts it ends by pid; its files live in a directory of its own.
  */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { makeScratch, removeScratch } from "./scratch.ts";
 
 export const HAPROXY = Bun.which("haproxy") ?? "/usr/sbin/haproxy";
 export const hasHaproxy = existsSync(HAPROXY);
@@ -147,7 +147,7 @@ export class HaproxyFixture {
   private constructor(options: HaproxyFixtureOptions, port: number, tcpPort: number) {
     this.#options = options;
     this.port = port;
-    this.directory = mkdtempSync(join(tmpdir(), "gm-haproxy-"));
+    this.directory = makeScratch("haproxy");
     this.socket = join(this.directory, "admin.sock");
     this.tcpSocket = `127.0.0.1:${tcpPort}`;
   }
@@ -257,6 +257,6 @@ export class HaproxyFixture {
       await child.exited;
     }
     this.#processes = [];
-    rmSync(this.directory, { recursive: true, force: true });
+    removeScratch(this.directory);
   }
 }
