@@ -19,6 +19,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const PREFIX = "minder-mariadbd-";
+const CLUSTER_NAME = "minder_test";
 const PROVIDERS = [
   "/usr/lib/galera/libgalera_smm.so",
   "/usr/lib64/galera-4/libgalera_smm.so",
@@ -34,6 +35,11 @@ export interface Mariadbd {
   readonly logFile: string;
   readonly pidFile: string;
   readonly command: readonly string[];
+  /** Where Galera listens, as a cluster address. */
+  readonly galera: string;
+  readonly clusterName: string;
+  /** A port for a second member. */
+  readonly garbdPort: number;
   /** Ends every process that runs on its data directory, and removes the directory. */
   remove(): Promise<void>;
 }
@@ -52,7 +58,7 @@ export async function makeMariadbd(): Promise<Mariadbd | null> {
   const datadir = join(directory, "data");
   mkdirSync(join(directory, "run"), { mode: 0o777 });
   chmodSync(join(directory, "run"), 0o777);
-  const [port, galeraPort, istPort, sstPort] = await freePorts(4);
+  const [port, galeraPort, istPort, sstPort, garbdPort] = await freePorts(5);
   const config = join(directory, "my.cnf");
   const user = process.getuid?.() === 0 ? "mysql" : "";
   const lines = [
@@ -73,7 +79,7 @@ export async function makeMariadbd(): Promise<Mariadbd | null> {
     "performance_schema=off",
     "wsrep_on=ON",
     `wsrep_provider=${provider}`,
-    "wsrep_cluster_name=minder_test",
+    `wsrep_cluster_name=${CLUSTER_NAME}`,
     "wsrep_cluster_address=gcomm://",
     "wsrep_node_name=test-1",
     "wsrep_node_address=127.0.0.1",
@@ -84,6 +90,10 @@ export async function makeMariadbd(): Promise<Mariadbd | null> {
         `gmcast.listen_addr=tcp://127.0.0.1:${galeraPort}`,
         `ist.recv_addr=127.0.0.1:${istPort}`,
         "gcache.size=4M",
+        // A dead second member is noticed after 1 s, not after 5 s.
+        "evs.keepalive_period=PT0.2S;evs.inactive_check_period=PT0.1S;evs.suspect_timeout=PT1S",
+        "evs.inactive_timeout=PT2S;evs.install_timeout=PT2S;evs.join_retrans_period=PT0.2S",
+        "gmcast.peer_timeout=PT0.5S",
       ].join(";"),
   ];
   writeFileSync(config, `${lines.filter((line) => line !== "").join("\n")}\n`);
@@ -103,6 +113,9 @@ export async function makeMariadbd(): Promise<Mariadbd | null> {
     logFile: join(directory, "mariadbd.log"),
     pidFile: join(directory, "mariadbd.json"),
     command: [program, `--defaults-file=${config}`],
+    galera: `gcomm://127.0.0.1:${galeraPort}`,
+    clusterName: CLUSTER_NAME,
+    garbdPort: garbdPort ?? 0,
     remove: () => remove(directory),
   };
 }
