@@ -18,6 +18,7 @@ import {
   type ArbitratorEffect,
   type ArbitratorEvent,
   type ArbitratorState,
+  activeServers,
   EPOCHS_MAX,
   type Grant,
   namesOf,
@@ -171,6 +172,7 @@ function withoutPromise(
     outcome: "failed",
     because: "the arbitrator's store cannot be written",
     promise: null,
+    arbitrator: null,
   };
   return { ...effect, body: { verb: "ack", parameters } };
 }
@@ -196,8 +198,8 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
     set(turn, { observing: `the store is older than the servers: ${because}` });
     log(turn, "observing", { because });
   }
-  noteView(turn, from, report);
   completeGrant(turn, from, report);
+  noteView(turn, from, report);
   closeEpoch(turn, report);
 }
 
@@ -241,8 +243,14 @@ function completeGrant(turn: Turn, from: PartyId, report: Report): void {
 
 function complete(turn: Turn, grant: Grant): void {
   if (grant.order === "done") return;
+  const { noted } = turn.state.durable;
   note(turn, {
     grant: { ...grant, order: "done" },
+    // The new lineage begins at the fork point, which a lost or forsaken side may be beyond.
+    noted:
+      noted === null || grant.forkPoint === null
+        ? noted
+        : { ...noted, seqno: Math.min(noted.seqno, grant.forkPoint.seqno) },
     changedSegment: turn.state.durable.changedSegment || grant.changesSegment,
   });
   set(turn, { undo: null, person: null, orderPauseUntil: turn.now });
@@ -261,7 +269,11 @@ function closeEpoch(turn: Turn, report: Report): void {
   const agreed = new Set<string>();
   for (const server of state.config.servers) {
     const young = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
-    const inView = young?.fingerprint === noted.fingerprint && young.localState === "Synced";
+    // A view whose commits hang is about to break: it closes nothing.
+    const inView =
+      young?.fingerprint === noted.fingerprint &&
+      young.localState === "Synced" &&
+      young.probe !== "hanging";
     if (inView) agreed.add(server.name);
   }
   if (!isJoint(state.config, agreed)) return;
@@ -281,11 +293,17 @@ function learnOutcome(turn: Turn, event: Answered): void {
   log(turn, "order_answered", { epoch: grant.epoch, target: event.by, outcome, because });
   switch (outcome) {
     case "ok":
-      complete(turn, grant);
+      // A bootstrapped server is only starting: its Primary report completes the grant.
+      if (sent.verb === "make_primary") complete(turn, grant);
       return;
     case "refused":
-      // An order refused is void; its number is used up all the same.
-      if (state.undo !== null) note(turn, state.undo);
+      // An order refused is void, its fork point too; its number is used up all the same.
+      if (state.undo !== null) {
+        note(turn, {
+          ...state.undo,
+          epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
+        });
+      }
       set(turn, { undo: null, orderPauseUntil: now + LOOK_MS });
       return;
     case "failed":
@@ -299,6 +317,7 @@ function learnOutcome(turn: Turn, event: Answered): void {
 /** Judges every segment anew, and grants where every rule passes. */
 function decide(turn: Turn): void {
   const { now } = turn;
+  closeWindow(turn);
   const verdicts = new Map<string, Verdict>();
   let waiting = false;
   const outage = chooseBootstrap(turn.state, now);
@@ -318,7 +337,15 @@ function decide(turn: Turn): void {
 /** A deadline after which a verdict may change though nobody speaks. */
 function nextTimed(turn: Turn): Millis {
   const { state, now } = turn;
-  return now < state.armedAt ? state.armedAt : Number.POSITIVE_INFINITY;
+  const deadlines = [state.armedAt, state.windowUntil].filter((at) => now < at);
+  return Math.min(...deadlines, Number.POSITIVE_INFINITY);
+}
+
+/** Forgets a change of segment once its window is over, so that a restart does not open it anew. */
+function closeWindow(turn: Turn): void {
+  const { state, now } = turn;
+  if (!state.durable.changedSegment || now < state.windowUntil || state.observing !== null) return;
+  note(turn, { changedSegment: false });
 }
 
 /** Keeps a verdict that differs from the segment's last one by its rule. */
@@ -338,7 +365,7 @@ function grantTo(turn: Turn, facts: Facts): void {
   const { candidate, segment } = facts;
   if (candidate === null) return;
   const chosen = candidate.reporting
-    .filter((each) => each.server.segment === segment)
+    .filter((each) => activeServers(state, segment).includes(each.server))
     .reduce((best, each) => (each.report.lastCommitted > best.report.lastCommitted ? each : best));
   const epoch = state.durable.epoch + 1;
   const kind = candidate.kind === "form" ? "form" : "hold";
@@ -495,10 +522,9 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
       start: startVerdict(state, report, now),
     },
   };
-  const effect = { do: "reply", ticket, body: { verb: "ack", parameters } } as const;
-  // A promise rests on the noted view; without one the answer says nothing that can be lost.
-  if (promise === null) turn.effects.push(effect);
-  else emit(turn, effect);
+  // A promise rests on the noted view, and a server remembers the epochs that it is told of: after
+  // a crash a store without them would look older than the servers.
+  emit(turn, { do: "reply", ticket, body: { verb: "ack", parameters } });
 }
 
 /** The epoch of the promise that a report earns, null for a joint view; words if it earns none. */

@@ -195,9 +195,8 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
     state.person?.segment === segment && now < state.person.until ? state.person : null;
   const outside = candidate === null ? NOTHING_OUTSIDE : exclude(state, candidate, now);
   const grant = state.durable.grant;
-  const counted = activeServers(state, segment).filter(
-    (server) => !stoppedBeforeNoted(state, server),
-  ).length;
+  const active = activeServers(state, segment);
+  const counted = active.filter((server) => !stoppedBeforeNoted(state, server)).length;
   return {
     segment,
     observing: state.observing ?? state.diskError,
@@ -207,7 +206,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
     candidate,
     without: typeof found === "string" ? found : "",
     counted,
-    inCandidate: candidate?.reporting.filter((each) => each.server.segment === segment).length ?? 0,
+    inCandidate: candidate?.reporting.filter((each) => active.includes(each.server)).length ?? 0,
     unsynced:
       candidate?.reporting
         .filter((each) => each.report.lastPrimary?.synced !== true)
@@ -280,8 +279,11 @@ export function findCandidate(
   const grant = state.durable.grant;
   const names = namesOf(first.report);
   if (!isJoint(state.config, names)) {
-    if (grant?.segment === segment && holdsMajority(state.config, segment, names)) {
-      return `${segment} serves under epoch ${grant.epoch}`;
+    if (grant?.segment === segment) {
+      // Another epoch for the same segment would give it nothing that it does not have.
+      return holdsMajority(state.config, segment, names)
+        ? `${segment} serves under epoch ${grant.epoch}`
+        : `${segment} holds epoch ${grant.epoch} with less than half of its servers`;
     }
     return toCandidate("hold", best);
   }
@@ -333,14 +335,26 @@ function weightOf(reports: readonly Report[]): number | null {
   return sum;
 }
 
-/** Weight of members by UUID; one that no report names (garbd) counts as Galera's default, 1. */
+/**
+ * Weight of members of the noted view by UUID. One that is no server of the config (garbd) counts as
+ * Galera's default, 1; which ones those are is known only once every server in the view was heard.
+ */
 function weightOfUuids(state: ArbitratorState, uuids: readonly string[]): number | null {
+  const reports = new Map<string, Report>();
+  for (const { report } of state.heard.values()) {
+    if (report.gcommUuid !== null) reports.set(report.gcommUuid, report);
+  }
+  const { noted } = state.durable;
+  const all = fingerprintMembers(noted?.fingerprint ?? "");
+  const unheard = state.config.servers.some((server) => {
+    if (noted?.members.includes(server.name) !== true) return false;
+    const uuid = state.heard.get(server.id)?.report.gcommUuid ?? "";
+    return !all.includes(uuid);
+  });
   let sum = 0;
   for (const uuid of uuids) {
-    let weight: number | null = 1;
-    for (const heard of state.heard.values()) {
-      if (heard.report.gcommUuid === uuid) weight = heard.report.weight;
-    }
+    const report = reports.get(uuid);
+    const weight = report === undefined && !unheard ? 1 : (report?.weight ?? null);
     if (weight === null) return null;
     sum += weight;
   }
@@ -491,7 +505,7 @@ function rivals(
   const inView = new Set(fingerprintMembers(candidate.fingerprint));
   return state.config.segments.flatMap((other) => {
     if (other.name === segment) return [];
-    const ready = other.servers.flatMap((server) => {
+    const ready = activeServers(state, other.name).flatMap((server) => {
       const report = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
       if (report === null || report.running !== "up" || report.lastPrimary?.synced !== true)
         return [];

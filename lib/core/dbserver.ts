@@ -66,12 +66,14 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     failedStarts: 0,
     startAt: now,
     startedAt: never,
+    adoptedUntil: never,
     status: null,
     polledAt: never,
     polling: false,
     pollAgain: false,
     pollAt: now,
     pollError: null,
+    askedAt: never,
     flowControl: 0,
     viewSince: now,
     lastPrimary: null,
@@ -96,12 +98,15 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     // Promises of an earlier life are outwaited, so they need not be durable.
     vouchedUntil: now + start.config.outwaitMs,
     arbitratorAt: never,
+    toldAt: never,
     promisedEpoch: 0,
     epochs: [],
     draining: false,
     primarySegment: null,
     startVerdict: "wait",
     diverged: false,
+    adopted: false,
+    foundAt: null,
     proven: false,
     order: null,
     startOrder: null,
@@ -244,8 +249,12 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
         promises: new Map(turn.state.promises).set(by, { until, epoch: promise.epoch }),
       });
     }
+    const { grantEpoch } = turn.state;
     if (promise.epoch !== null) {
-      set(turn, { grantEpoch: Math.max(turn.state.grantEpoch ?? 0, promise.epoch) });
+      set(turn, { grantEpoch: Math.max(grantEpoch ?? 0, promise.epoch) });
+    } else if (grantEpoch !== null && arbitrator !== null && arbitrator.epoch >= grantEpoch) {
+      // A promise for a joint view that knows of the grant: its epoch is closed, or was void.
+      set(turn, { grantEpoch: null });
     }
   }
   if (partyType(by) === "dbserver" && promise !== null && answer.epochServed !== null) {
@@ -253,6 +262,7 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
   }
   if (arbitrator === null) return;
   see(turn, arbitrator.epoch);
+  if (sentAt < turn.state.toldAt) return;
   const current = sent.parameters.fingerprint === viewOf(turn.state.status);
   set(turn, {
     // An answer to a report of an earlier view says nothing about this one.
@@ -264,8 +274,16 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
         : Math.max(turn.state.promisedEpoch, arbitrator.epoch),
     draining: arbitrator.draining,
     primarySegment: arbitrator.primarySegment,
-    startVerdict: sent.parameters.running === "down" ? arbitrator.start : "wait",
+    toldAt: sentAt,
+    startVerdict: judgedOnPosition(turn.state, sent.parameters) ? arbitrator.start : "wait",
   });
+}
+
+/** Was a report about this stopped server as it is now: a verdict on another position is void. */
+function judgedOnPosition(state: DbServerState, sent: Report): boolean {
+  if (sent.running !== "down" || !state.positionRead) return false;
+  const { position } = state;
+  return sent.position?.uuid === position?.uuid && sent.position?.seqno === position?.seqno;
 }
 
 function hearProcess(
@@ -285,6 +303,7 @@ function hearProcess(
       process,
       handling: null,
       startedAt: now,
+      adoptedUntil: adopted ? now + state.config.timing.fenceMs : now,
       status: null,
       polledAt: Number.NEGATIVE_INFINITY,
       pollAt: now,
@@ -292,6 +311,8 @@ function hearProcess(
       positionRead: false,
       // Started by this watchdog it is fenced from its first moment; an adopted one has to say.
       closed: !adopted,
+      adopted,
+      foundAt: null,
       lastPrimary: null,
     });
     log(turn, "mariadbd_running", { pid: process.pid, adopted });
@@ -312,6 +333,8 @@ function hearProcess(
     closed: true,
     gating: null,
     proven: false,
+    adopted: false,
+    foundAt: null,
     startVerdict: "wait",
     position: null,
     positionRead: false,
@@ -327,7 +350,7 @@ function restartWaitMs(failedStarts: number): Millis {
 function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): void {
   const { state, now } = turn;
   const { status, startedAt } = event;
-  set(turn, { polling: false, pollError: event.error });
+  set(turn, { polling: false, pollError: event.error, askedAt: startedAt });
   if (state.process.is !== "running" || status === null) {
     set(turn, { pollAt: now + state.config.timing.pollFastMs });
     return;
@@ -345,6 +368,10 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     keep(turn, {
       leftPrimary: { uuid: stood, seqno: Math.max(status.lastCommitted, before.lastCommitted) },
     });
+  }
+  if (state.adopted && stood !== null && status.lastCommitted >= 0) {
+    // Its watchdog was not there to see whether it left Primary: where it stands must be proven.
+    set(turn, { adopted: false, foundAt: { uuid: stood, seqno: status.lastCommitted } });
   }
   set(turn, {
     status,
@@ -494,18 +521,33 @@ function gate(turn: Turn): void {
     return;
   }
   set(turn, { lapseAt: right.ok && right.until > now ? right.until : forever });
-  const lineage = state.closed && right.ok ? lineageOf(state) : "yes";
+  const doubted = state.closed || state.foundAt !== null;
+  const lineage = doubted && right.ok ? lineageOf(state) : "yes";
   if (lineage === "diverged" && !state.diverged) {
     set(turn, { diverged: true });
     log(turn, "diverged", { leftPrimary: state.durable.leftPrimary, epochs: state.epochs });
   }
-  const mayOpen = right.ok && !state.diverged && !state.leaving;
+  const mayOpen = right.ok && !turn.state.diverged && !state.leaving;
   if (mayOpen) {
     set(turn, { killAt: forever, fenceWantedAt: forever });
-    if (state.closed && lineage === "yes") openDoor(turn, right.because);
+    if (lineage !== "yes") return;
+    if (state.closed) openDoor(turn, right.because);
+    else serveOn(turn);
     return;
   }
   closeDoor(turn, right.ok ? "leaving, or rows beyond a fork point" : right.because);
+}
+
+/** A door that stays open under a newer grant: its rows belong to that epoch from now on. */
+function serveOn(turn: Turn): void {
+  const { durable, promisedEpoch, foundAt } = turn.state;
+  if (foundAt !== null) set(turn, { foundAt: null });
+  if (promisedEpoch > durable.epochServed) {
+    keep(turn, {
+      epochServed: promisedEpoch,
+      epochSeen: Math.max(promisedEpoch, durable.epochSeen),
+    });
+  }
 }
 
 function openDoor(turn: Turn, because: string): void {
@@ -528,14 +570,15 @@ function openDoor(turn: Turn, because: string): void {
   }
   // What it serves under is on disk before the first client is let in.
   if (turn.state.written !== turn.state.durable) return;
-  set(turn, { gating: "unfence" });
+  set(turn, { gating: "unfence", foundAt: null });
   turn.effects.push({ do: "unfence", because });
 }
 
 function closeDoor(turn: Turn, because: string): void {
   const { state, now } = turn;
   const { fenceMs, leaseMs } = state.config.timing;
-  if (state.closed) {
+  // While an unfence is under way the door may be open already.
+  if (state.closed && state.gating !== "unfence") {
     set(turn, {
       fenceWantedAt: Number.POSITIVE_INFINITY,
       killAt: aloneKillAt(state, leaseMs + fenceMs),
@@ -543,15 +586,18 @@ function closeDoor(turn: Turn, because: string): void {
     if (now >= turn.state.killAt) kill(turn, "Primary alone without a grant, and nobody to ask");
     return;
   }
-  // A mariadbd that was just adopted is given the chance to say how it is.
-  if (state.status === null && state.pollError === null) return;
+  // An adopted mariadbd serves already: its watchdog asks for the right before it takes it away.
+  if (state.process.is === "running" && now < state.adoptedUntil) {
+    set(turn, { lapseAt: Math.min(turn.state.lapseAt, state.adoptedUntil) });
+    return;
+  }
   const wantedAt = Math.min(state.fenceWantedAt, now);
   set(turn, { fenceWantedAt: wantedAt, killAt: wantedAt + fenceMs });
   if (now >= wantedAt + fenceMs) {
     kill(turn, `the fence did not hold within ${fenceMs} ms: ${because}`);
     return;
   }
-  if (state.gating === "fence") return;
+  if (state.gating !== null) return;
   set(turn, { gating: "fence" });
   turn.effects.push({ do: "fence", because });
 }
@@ -689,8 +735,8 @@ function receivers(state: DbServerState): readonly PartyId[] {
 /** Answers those who asked for a fresh report, once a poll begun after their question has ended. */
 function answerWaiting(turn: Turn): void {
   const { state } = turn;
-  const silent = state.process.is !== "running" || state.pollError !== null;
-  const ready = state.waiting.filter((each) => silent || state.polledAt >= each.since);
+  const absent = state.process.is !== "running";
+  const ready = state.waiting.filter((each) => absent || state.askedAt >= each.since);
   if (ready.length === 0) return;
   const report = buildReport(state, turn.now, state.reportNumber + 1);
   number(turn, report);

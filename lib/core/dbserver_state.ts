@@ -5,10 +5,11 @@
  * expired on this process's own clock, counted from when the renewed report was sent.
  */
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
-import type { MakePrimary } from "../message/arbitrator.ts";
+import type { MakePrimary, StartOrder } from "../message/arbitrator.ts";
 import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
 import { fingerprint, holdsMajority, isJoint, type WsrepStatus } from "../wsrep_status.ts";
+import { EPOCHS_MAX } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 import type { ProcessFact, ServerDurable } from "./dbserver_io.ts";
 
@@ -28,6 +29,8 @@ export interface OrderInHand {
   readonly attempts: number;
   /** pc.bootstrap was, or may have been, given at least once. */
   readonly given: boolean;
+  /** Under which epoch the server had served before it took the order; again if that proves void. */
+  readonly servedBefore: number;
   /** Why the last attempt failed. */
   readonly error: string | null;
   /** When to try again, or to give up after the last attempt. */
@@ -54,6 +57,8 @@ export interface DbServerState {
   readonly failedStarts: number;
   readonly startAt: Millis;
   readonly startedAt: Millis;
+  /** Until then a mariadbd that was found running is not fenced for lack of a right not asked for yet. */
+  readonly adoptedUntil: Millis;
 
   /** The latest poll that answered; null while mariadbd is down or silent. */
   readonly status: WsrepStatus | null;
@@ -63,6 +68,8 @@ export interface DbServerState {
   readonly pollAgain: boolean;
   readonly pollAt: Millis;
   readonly pollError: string | null;
+  /** When the poll that ended last had begun, whether it was answered or not. */
+  readonly askedAt: Millis;
   /** Share of time paused by flow control between the last two polls. */
   readonly flowControl: number;
   /** When the present view was first seen. */
@@ -102,6 +109,8 @@ export interface DbServerState {
   readonly vouchedUntil: Millis;
 
   readonly arbitratorAt: Millis;
+  /** When the newest report was sent that the arbitrator has answered: replies can overtake each other. */
+  readonly toldAt: Millis;
   /** The arbitrator's epoch with its last promise: what this view serves under. */
   readonly promisedEpoch: number;
   readonly epochs: readonly EpochRecord[];
@@ -110,6 +119,10 @@ export interface DbServerState {
   readonly startVerdict: "join" | "reseed" | "bootstrap" | "wait";
 
   readonly diverged: boolean;
+  /** A mariadbd that this watchdog did not start has not answered yet: nobody saw where it has been. */
+  readonly adopted: boolean;
+  /** Where such a mariadbd stood when first asked, until it is proven in line; else null. */
+  readonly foundAt: Position | null;
   /** Its rows are the base of its epoch, by the arbitrator's order: there is nothing to compare. */
   readonly proven: boolean;
   readonly order: OrderInHand | null;
@@ -118,6 +131,8 @@ export interface DbServerState {
     readonly ticket: number;
     readonly bootstrap: boolean;
     readonly epoch: number;
+    readonly order: StartOrder;
+    readonly servedBefore: number;
   } | null;
   /** Messages that wait for a poll begun after they came. */
   readonly waiting: readonly { readonly ticket: number; readonly since: Millis }[];
@@ -237,18 +252,24 @@ function vouchedUntil(state: DbServerState, names: ReadonlySet<string>): Millis 
  * left Primary compares where it stood with the fork point of each epoch that it did not serve under.
  */
 export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven" {
-  const left = state.durable.leftPrimary;
+  const left = state.durable.leftPrimary ?? state.foundAt;
   if (state.diverged) return "diverged";
   if (state.proven) return "yes";
   const heardSince = state.arbitratorAt >= state.viewSince;
   if (heardSince) {
-    const beyond = state.epochs.some(
-      (record) =>
-        left !== null &&
-        record.epoch > state.durable.epochServed &&
-        record.forkPoint !== null &&
-        (record.forkPoint.uuid !== left.uuid || left.seqno > record.forkPoint.seqno),
-    );
+    const oldest = state.epochs[0]?.epoch ?? 0;
+    // A fork point since it last served may no longer be kept: nothing can be proven then.
+    const forgotten =
+      left !== null && state.epochs.length >= EPOCHS_MAX && oldest > state.durable.epochServed + 1;
+    const beyond =
+      forgotten ||
+      state.epochs.some(
+        (record) =>
+          left !== null &&
+          record.epoch > state.durable.epochServed &&
+          record.forkPoint !== null &&
+          (record.forkPoint.uuid !== left.uuid || left.seqno > record.forkPoint.seqno),
+      );
     return beyond ? "diverged" : "yes";
   }
   const names = memberNames(state.status);
