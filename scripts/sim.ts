@@ -89,6 +89,7 @@ function runMany(
   let steps = 0;
   let acknowledged = 0;
   let lostInFlight = 0;
+  let lostLate = 0;
   let simulatedMs = 0;
   for (let index = 0; index < count; index++) {
     if ((performance.now() - startedAt) / 1000 > options.seconds) break;
@@ -98,6 +99,7 @@ function runMany(
     steps += outcome.steps;
     acknowledged += outcome.acknowledged;
     lostInFlight += outcome.lostInFlight;
+    lostLate += outcome.lostLate;
     simulatedMs += outcome.simulatedMs;
     for (const [what, times] of outcome.counts) counts.set(what, (counts.get(what) ?? 0) + times);
     for (const violation of outcome.violations) {
@@ -116,7 +118,7 @@ function runMany(
   const seconds = (performance.now() - startedAt) / 1000;
   const violations = [...kinds.values()].reduce((sum, seeds) => sum + seeds.length, 0);
   console.log(
-    `${ran} histories from seed ${options.first}, ${violations} violations, ${(ran / seconds).toFixed(1)} histories/s, ${Math.round(steps / seconds)} events/s, ${Math.round(simulatedMs / 1000)} s simulated, ${acknowledged} writes acknowledged, ${lostInFlight} lost in flight`,
+    `${ran} histories from seed ${options.first}, ${violations} violations, ${(ran / seconds).toFixed(1)} histories/s, ${Math.round(steps / seconds)} events/s, ${Math.round(simulatedMs / 1000)} s simulated, ${acknowledged} writes acknowledged, ${lostInFlight} lost in flight, ${lostLate} of them late`,
   );
   process.exitCode = violations > 0 ? 1 : 0;
 }

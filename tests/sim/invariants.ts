@@ -38,13 +38,15 @@ export class Watch {
   readonly acked: Acknowledged[] = [];
   /** Lost though acknowledged, but in flight at a cut after which their side was lost. */
   lostInFlight = 0;
+  /** Of those, acknowledged later than a round trip after the cut: a member had been hanging at it. */
+  lostLate = 0;
   /** A person has accepted loss; what follows from it is theirs. */
   forced = false;
   readonly #world: World;
   readonly #granted = new Map<string, string>();
   #epoch = 0;
   #store = "";
-  readonly #served: number[] = [];
+  readonly #seen: number[] = [];
   readonly #fencedSince: number[] = [];
   #disturbedAt = 0;
   #outage = 0;
@@ -150,12 +152,11 @@ export class Watch {
   }
 
   serverWrote(node: number, durable: ServerDurable): void {
-    if (durable.epochServed < (this.#served[node] ?? 0))
-      this.violate(
-        "epoch_falls",
-        `server ${node} served under ${this.#served[node]}, now ${durable.epochServed}`,
-      );
-    this.#served[node] = durable.epochServed;
+    // What was served under may be taken back with an order that came to nothing.
+    const epoch = durable.epochSeen;
+    if (epoch < (this.#seen[node] ?? 0))
+      this.violate("epoch_falls", `server ${node} had seen ${this.#seen[node]}, now ${epoch}`);
+    this.#seen[node] = epoch;
   }
 
   ordered(body: BodyTo<"arbitrator">): void {
@@ -225,6 +226,23 @@ export class Watch {
     return null;
   }
 
+  /** How every server stands, in a few letters each. */
+  describeAll(): string {
+    const { galera, servers } = this.#world;
+    return servers
+      .map(({ node, config, process }) => {
+        const proc = galera.procs[node] ?? null;
+        const verdict = process?.state.core.startVerdict ?? "no watchdog";
+        if (proc === null) return `${config.name}: down (${verdict})`;
+        const view = proc.closed
+          ? "provider closed"
+          : `${proc.view?.primary === true ? "Primary" : "non-Primary"} with ${proc.view?.members.length ?? 0}`;
+        const diverged = process?.state.core.diverged === true ? ", diverged" : "";
+        return `${config.name}: ${view}, ${proc.sql ? proc.local : "no SQL"}${proc.rejecting ? ", fenced" : ""}${diverged}`;
+      })
+      .join("; ");
+  }
+
   /** At the end: every acknowledged write is there, but for what was in flight at a cut. */
   lost(flightMs: number): void {
     const { galera } = this.#world;
@@ -240,10 +258,15 @@ export class Watch {
     let example: Acknowledged | null = null;
     for (const write of this.acked) {
       if (present.has(write.id)) continue;
-      const inFlight =
-        write.view?.brokenAt.some((at) => Math.abs(write.at - at) <= flightMs) === true;
-      if (inFlight) this.lostInFlight++;
-      else {
+      // Handed in before a cut, and acknowledged after it or so shortly before that the word of it
+      // could not be everywhere.
+      const cuts = write.view?.brokenAt.filter(
+        (at) => write.sentAt <= at && at <= write.at + flightMs,
+      );
+      if (cuts !== undefined && cuts.length > 0) {
+        this.lostInFlight++;
+        if (cuts.every((at) => write.at > at + flightMs)) this.lostLate++;
+      } else {
         lost++;
         example ??= write;
       }

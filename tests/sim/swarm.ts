@@ -83,6 +83,7 @@ export interface Outcome {
   readonly simulatedMs: number;
   readonly acknowledged: number;
   readonly lostInFlight: number;
+  readonly lostLate: number;
   readonly forced: boolean;
   readonly longestOutageMs: number;
   readonly healedMs: number;
@@ -266,7 +267,10 @@ export function run(story: Story, options: { readonly record: boolean }): Outcom
       trouble.insist();
     }
     if (schedule.now > limit) {
-      watch.violate("liveness", `${LIVENESS_MS / 1000} s after healing: ${missing ?? "unsteady"}`);
+      watch.violate(
+        "liveness",
+        `${LIVENESS_MS / 1000} s after healing: ${missing ?? "unsteady"} (${watch.describeAll()})`,
+      );
       break;
     }
   }
@@ -279,6 +283,7 @@ export function run(story: Story, options: { readonly record: boolean }): Outcom
     simulatedMs: schedule.now,
     acknowledged: watch.acked.length,
     lostInFlight: watch.lostInFlight,
+    lostLate: watch.lostLate,
     forced: watch.forced,
     longestOutageMs: watch.longestOutageMs,
     healedMs,
