@@ -253,7 +253,9 @@ function complete(turn: Turn, grant: Grant): void {
         : { ...noted, seqno: Math.min(noted.seqno, grant.forkPoint.seqno) },
     changedSegment: turn.state.durable.changedSegment || grant.changesSegment,
   });
-  set(turn, { undo: null, person: null, orderPauseUntil: turn.now });
+  // Reports from before the promotion stay young for so long: they ask for nothing any more.
+  const orderPauseUntil = turn.now + turn.state.config.timing.suspectMs;
+  set(turn, { undo: null, person: null, orderPauseUntil });
   if (grant.changesSegment) {
     set(turn, { windowUntil: turn.now + turn.state.config.timing.promotionWindowMs });
   }
@@ -299,8 +301,11 @@ function learnOutcome(turn: Turn, event: Answered): void {
     case "refused":
       // An order refused is void, its fork point too; its number is used up all the same.
       if (state.undo !== null) {
+        const { undo } = state;
         note(turn, {
-          ...state.undo,
+          ...undo,
+          // An earlier holder goes on as the newest: servers have heard of the number that is void.
+          grant: undo.grant === null ? null : { ...undo.grant, epoch: grant.epoch },
           epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
         });
       }

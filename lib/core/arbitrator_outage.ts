@@ -6,7 +6,7 @@
 import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack, Position, Report } from "../message/dbserver.ts";
-import { type ArbitratorState, youngReport } from "./arbitrator_state.ts";
+import { type ArbitratorState, EPOCHS_MAX, youngReport } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 
 type StartVerdict = NonNullable<Ack["arbitrator"]>["start"];
@@ -19,22 +19,29 @@ export function somebodyPrimary(state: ArbitratorState, now: Millis): boolean {
   });
 }
 
-/** Has the server rows beyond a fork point that came after the epoch it last served under. */
+/**
+ * May the server have rows beyond a fork point that came after the epoch it last served under: it
+ * has, it cannot say where it stands, or a fork point since then is no longer kept.
+ */
 export function beyondFork(state: ArbitratorState, report: Report): boolean {
-  const position = report.position;
-  if (position === null) return false;
-  return state.durable.epochs.some(
+  const { position } = report;
+  const { epochs } = state.durable;
+  const oldest = epochs[0]?.epoch ?? 0;
+  if (epochs.length >= EPOCHS_MAX && oldest > report.epochServed + 1) return true;
+  return epochs.some(
     (record) =>
       record.epoch > report.epochServed &&
       record.forkPoint !== null &&
-      (record.forkPoint.uuid !== position.uuid || position.seqno > record.forkPoint.seqno),
+      (position === null ||
+        record.forkPoint.uuid !== position.uuid ||
+        position.seqno > record.forkPoint.seqno),
   );
 }
 
 /** What a stopped server may do now. `bootstrap` is never answered here: it takes an order. */
 export function startVerdict(state: ArbitratorState, report: Report, now: Millis): StartVerdict {
   if (report.running !== "down" || !somebodyPrimary(state, now)) return "wait";
-  return beyondFork(state, report) ? "reseed" : "join";
+  return report.diverged || beyondFork(state, report) ? "reseed" : "join";
 }
 
 /** The server to begin with, or why there is none. */

@@ -6,6 +6,8 @@ import type { Millis } from "./core.ts";
 
 /** How old a report may be and still speak for its server in a summary. */
 const YOUNG_REPORTS = 4;
+/** The longest age that the wire can tell. */
+const AGO_MAX_MS = 86_400_000;
 
 export function summarize(state: ArbitratorState, now: Millis): Summary {
   const { config, durable } = state;
@@ -16,7 +18,8 @@ export function summarize(state: ArbitratorState, now: Millis): Summary {
       id: server.id,
       name: server.name,
       segment: server.segment,
-      heardAgoMs: heard === undefined ? null : Math.max(0, now - heard.at),
+      // The wire bounds durations by a day.
+      heardAgoMs: heard === undefined ? null : Math.min(AGO_MAX_MS, Math.max(0, now - heard.at)),
       retired: durable.retired.includes(server.id),
       draining: durable.draining.includes(server.id),
       report: heard?.report ?? null,

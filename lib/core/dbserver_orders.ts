@@ -66,6 +66,9 @@ export const ORDER_CHECKS = [
   },
 ] as const satisfies readonly Check[];
 
+/** The check that looks whether an order has become too old. */
+const STILL_YOUNG = ORDER_CHECKS.filter((check) => check.id === "report.young");
+
 /** Further checks of make_primary. */
 export const MAKE_PRIMARY_CHECKS = [
   {
@@ -160,7 +163,7 @@ function hearMakePrimary(turn: Turn, event: Arrived<"dbserver">, order: MakePrim
   const refused = refusal([...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS], { state, now, order });
   log(turn, "make_primary", { epoch: order.epoch, basis: order.basis, refused });
   if (refused !== null) {
-    ack(turn, ticket, { outcome: "refused", because: refused });
+    ack(turn, ticket, { outcome: outcomeOfRefusal(state, order), because: refused });
     return;
   }
   keep(turn, {
@@ -178,6 +181,7 @@ function hearMakePrimary(turn: Turn, event: Arrived<"dbserver">, order: MakePrim
       phase: "writing",
       attempts: 0,
       given: false,
+      servedBefore: state.durable.epochServed,
       error: null,
       tryAgainAt: Number.POSITIVE_INFINITY,
     },
@@ -194,7 +198,7 @@ function hearStart(
   const refused = refusal([...ORDER_CHECKS, ...START_CHECKS], { state, now, order });
   log(turn, bootstrap ? "bootstrap" : "start", { epoch: order.epoch, refused });
   if (refused !== null) {
-    ack(turn, ticket, { outcome: "refused", because: refused });
+    ack(turn, ticket, { outcome: outcomeOfRefusal(state, order), because: refused });
     return;
   }
   keep(turn, {
@@ -203,14 +207,38 @@ function hearStart(
     epochObeyed: order.epoch,
     ...(bootstrap ? { epochServed: order.epoch } : {}),
   });
-  set(turn, { startOrder: { ticket, bootstrap, epoch: order.epoch } });
+  const servedBefore = state.durable.epochServed;
+  set(turn, { startOrder: { ticket, bootstrap, epoch: order.epoch, order, servedBefore } });
 }
 
-/** The order's epoch is on disk: it may be obeyed now. */
+/**
+ * A refused order is void to the arbitrator. One that an earlier life of this watchdog may have
+ * carried out before it could answer is not: its outcome is unknown, which is no refusal.
+ */
+function outcomeOfRefusal(state: DbServerState, order: MakePrimary | StartOrder) {
+  return order.epoch <= state.durable.epochObeyed ? "failed" : "refused";
+}
+
+/** The order's epoch is on disk: it may be obeyed now, if that did not take too long. */
 export function orderWritten(turn: Turn): void {
-  const { order, startOrder, position } = turn.state;
-  if (order?.phase === "writing") form(turn);
-  if (startOrder !== null && turn.state.handling === null) {
+  const { state, now } = turn;
+  const { order, startOrder, position } = state;
+  if (order?.phase === "writing") {
+    const checks = [...STILL_YOUNG, ...MAKE_PRIMARY_CHECKS];
+    const refused = refusal(checks, { state, now, order: order.order });
+    if (refused === null) form(turn);
+    else giveUp(turn, order, refused);
+  }
+  if (startOrder !== null) {
+    const checks = [...STILL_YOUNG, ...START_CHECKS];
+    const refused = refusal(checks, { state, now, order: startOrder.order });
+    if (refused !== null) {
+      set(turn, { startOrder: null });
+      keep(turn, { epochServed: startOrder.servedBefore });
+      log(turn, "order_failed", { epoch: startOrder.epoch, because: refused });
+      ack(turn, startOrder.ticket, { outcome: "refused", because: refused });
+      return;
+    }
     set(turn, {
       startOrder: null,
       handling: "start",
@@ -281,9 +309,15 @@ export function continueOrder(turn: Turn): void {
   const because = moved
     ? `the view has changed to ${view ?? "none"}`
     : `no Primary view after ${order.attempts} attempts: ${order.error ?? "pc.bootstrap had no effect"}`;
+  giveUp(turn, order, because);
+}
+
+/** Ends an order that has not come true. */
+function giveUp(turn: Turn, order: OrderInHand, because: string): void {
   set(turn, { order: null });
-  log(turn, "order_failed", { epoch: order.order.epoch, because });
   // Refused makes the order void; that may be said only where pc.bootstrap was certainly never given.
+  if (!order.given) keep(turn, { epochServed: order.servedBefore });
+  log(turn, "order_failed", { epoch: order.order.epoch, because });
   ack(turn, order.ticket, {
     outcome: order.given ? "failed" : "refused",
     because: because.slice(0, 1000),

@@ -1,0 +1,585 @@
+import { describe, expect, test } from "bun:test";
+import { factsOf, judge, PROMOTE, RULES } from "../../lib/core/arbitrator_rules.ts";
+import {
+  ALL,
+  type ArbitratorStory,
+  calmArbitrator,
+  coreCluster,
+  DC1,
+  DC2,
+  down,
+  printOf,
+  type Seen,
+} from "../support/cores.ts";
+
+const CUT1: Seen = { view: DC1, primary: "no" };
+const CUT2: Seen = { view: DC2, primary: "no" };
+/** Weights of which dc1 has more than half. */
+const HEAVY = coreCluster({ weights: { a1: 2, a2: 2 } });
+
+/** dc1 has been silent for long; dc2 reports that it is cut off. */
+function dc1Lost(
+  options: Parameters<typeof calmArbitrator>[0] = {},
+  seen: Seen = {},
+): ArbitratorStory {
+  const story = calmArbitrator(options);
+  story.pass(6_000);
+  story.reports(DC2, { ...CUT2, ...seen });
+  return story;
+}
+
+function ruleOf(story: ArbitratorStory, segment: string): string {
+  return judge(factsOf(story.state, segment, story.now)).rule;
+}
+
+test("the table can be printed: each rule has its own id, a demand, a reason and what would change it", () => {
+  expect(new Set(RULES.map((rule) => rule.id)).size).toBe(RULES.length);
+  for (const rule of RULES) {
+    expect(rule.demands.length * rule.because.length * rule.until.length).toBeGreaterThan(0);
+  }
+});
+
+describe("store.trusted", () => {
+  test("store.trusted refuses while the store is older than what the servers have seen", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.reports(DC2, { ...CUT2, epochSeen: 7 });
+    expect(story.verdict("dc2").rule).toBe("store.trusted");
+    expect(story.orders()).toEqual([]);
+  });
+
+  test("store.trusted refuses while the store cannot be written, and passes once it can", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.autoWrite = false;
+    story.person({ verb: "pause", parameters: { who: "eve", why: "" } });
+    story.written("disk full");
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).toBe("store.trusted");
+    story.pass(1_000);
+    story.written();
+    story.autoWrite = true;
+    story.person({ verb: "resume", parameters: { who: "eve", why: "", rearm: false } });
+    expect(story.order().to).toBe("dbserver.3");
+  });
+});
+
+describe("restart.outwaited", () => {
+  test("restart.outwaited refuses until one outwait after the start, and passes at its very end", () => {
+    const story = calmArbitrator({ armed: false });
+    story.reports(DC2, CUT2);
+    const started = 1_000;
+    story.now = started + story.config.outwaitMs - 1;
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).toBe("restart.outwaited");
+    story.now = started + story.config.outwaitMs;
+    story.reports(DC1, CUT1);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).not.toBe("restart.outwaited");
+  });
+
+  test("restart.outwaited binds a person's order too", () => {
+    const story = calmArbitrator({ armed: false });
+    story.reports(DC2, CUT2);
+    const ack = story.person({
+      verb: "make_primary",
+      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "" },
+    });
+    expect(ack?.because).toStartWith("restart.outwaited: ");
+  });
+});
+
+describe("not.paused", () => {
+  test("not.paused refuses automatic decisions while somebody has paused them, in that person's words", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "pause", parameters: { who: "eve", why: "new switch" } });
+    story.pass(6_000);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "not.paused",
+      because: "paused: by eve: new switch",
+    });
+  });
+
+  test("not.paused passes after resume, and for a person's own order", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "pause", parameters: { who: "eve", why: "" } });
+    story.pass(6_000);
+    story.reports(DC2, CUT2);
+    story.orders();
+    story.person({
+      verb: "make_primary",
+      parameters: { segment: "dc2", allowDataLoss: false, who: "eve", why: "" },
+    });
+    expect(story.order().order.segment).toBe("dc2");
+  });
+});
+
+describe("candidate.exists", () => {
+  test("candidate.exists refuses in calm, where nobody asks for the right", () => {
+    expect(calmArbitrator().verdict("dc1")).toMatchObject({
+      rule: "candidate.exists",
+      because: "dc1 is in a joint view",
+    });
+  });
+
+  test("candidate.exists refuses where no server of the segment reports", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    expect(story.verdict("dc1").because).toBe("no server of dc1 reports a view");
+  });
+
+  test("candidate.exists refuses where commits hang and Galera would not let the segment stay Primary", () => {
+    const story = calmArbitrator();
+    story.reports(DC1, { probe: "hanging" });
+    expect(story.verdict("dc1").because).toContain("Galera will not let it stay Primary");
+  });
+
+  test("candidate.exists passes for a non-Primary component", () => {
+    expect(ruleOf(dc1Lost(), "dc2")).not.toBe("candidate.exists");
+  });
+
+  test("candidate.exists passes for a heavy segment whose commits hang: it will outlive the view", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.pass(3_000);
+    story.reports(DC1, { probe: "hanging" });
+    expect(story.state.durable.grant).toMatchObject({ segment: "dc1", kind: "hold" });
+  });
+});
+
+describe("order.answered", () => {
+  test("order.answered refuses a second order until the first is answered or too old to be obeyed", () => {
+    const story = dc1Lost();
+    expect(story.order().order.epoch).toBe(1);
+    story.pass(100);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).toBe("order.answered");
+    expect(story.orders()).toEqual([]);
+  });
+
+  test("order.answered passes when the deadline is over, under a higher epoch", () => {
+    const story = dc1Lost();
+    story.order();
+    story.pass(story.config.timing.orderMaxAgeMs);
+    story.reports(DC2, CUT2);
+    expect(story.order().order.epoch).toBe(2);
+  });
+});
+
+describe("outside.excluded", () => {
+  test("outside.excluded refuses while the other segment is silent and its promises last", () => {
+    const story = calmArbitrator({
+      config: coreCluster({
+        segments: { dc1: ["a1", "a2", "a3"], dc2: DC2 },
+        timing: { galera_suspect_ms: 5000 },
+      }),
+    });
+    story.pass(1_000);
+    story.reports(DC2, {
+      ...CUT2,
+      lastPrimary: { fingerprint: printOf(["a1", "a2", "a3", "b1", "b2"], true), synced: true },
+    });
+    expect(story.verdict("dc2").rule).toBe("outside.excluded");
+    expect(story.verdict("dc2").because).toContain("weight outside 3 exceeds 2 inside");
+  });
+
+  test("outside.excluded passes by the arithmetic of an even split, without any outwait", () => {
+    const story = calmArbitrator();
+    story.pass(100);
+    story.reports(DC2, { ...CUT2, lastCommitted: 101 });
+    expect(story.order().order.basis).toBe("arithmetic");
+  });
+
+  test("outside.excluded passes where all others say that they are stopped", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.pass(100);
+    story.reports(DC1, down(100));
+    story.reports(DC2, CUT2);
+    expect(story.order().order.basis).toBe("confirmed");
+  });
+
+  test("outside.excluded passes where all others say that they are non-Primary and fenced", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.pass(100);
+    story.reports(DC1, { ...CUT1, lastCommitted: 99 });
+    story.reports(DC2, CUT2);
+    expect(story.order().order.basis).toBe("confirmed");
+  });
+
+  test("outside.excluded never takes a non-Primary server that is not fenced for harmless by its word alone", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.pass(100);
+    const catchingUp = { fingerprint: printOf(ALL, true), synced: false };
+    story.reports(DC1, { ...CUT1, fenced: false, lastPrimary: catchingUp });
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").because).toContain("a1, not fenced");
+  });
+
+  test("outside.excluded: a word from before the noted view is no evidence", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.reports(DC1, down(100));
+    story.pass(100);
+    story.reports(DC2, {
+      lastCommitted: 200,
+      view: ["a1", "a2", "b1", "b2"],
+      fingerprint: `${printOf(ALL, true)}+ffffffff-0000-0000-0000-000000000000`,
+    });
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").because).toContain("last heard before the noted view");
+  });
+
+  test("outside.excluded: an outwait without a guard is no evidence against a heavy segment", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.pass(60_000);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).toBe("outside.excluded");
+    expect(story.verdict("dc2").because).toContain("heavy and it has no guard");
+  });
+
+  test("outside.excluded: an outwait with a guard is evidence, once it is over", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.reports(DC1, { guard: true });
+    const last = story.now;
+    story.now = last + story.config.outwaitMs - 1;
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").because).toContain("1 ms of its outwait are left");
+    story.now = last + story.config.outwaitMs;
+    story.reports(DC2, CUT2);
+    expect(story.order().order.basis).toBe("outwaited");
+  });
+
+  test("outside.excluded: a young word of being Primary is stronger than the clock", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.reports(DC1, { guard: true, probe: "flowing" });
+    story.reports(DC2, CUT2);
+    story.pass(20_000);
+    story.reports(DC1, { guard: true, view: DC1, fenced: true, lastCommitted: 200 });
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).toBe("outside.excluded");
+  });
+});
+
+describe("the arithmetic, one condition after another", () => {
+  const odd = [
+    ["nobody is leaving", "a1", { leaving: true }, "a1 is leaving"],
+    [
+      "nobody is Primary in another view",
+      "a1",
+      { view: ["a1", "a2", "b1"], lastCommitted: 90 },
+      "a1 is Primary in another view",
+    ],
+    ["no weight has just changed", "a1", { weight: 2 }, "the weight of a1 has just changed"],
+  ] as const;
+  for (const [condition, name, seen, because] of odd) {
+    test(`outside.excluded demands of the arithmetic that ${condition}`, () => {
+      const story = calmArbitrator();
+      story.pass(100);
+      story.report(name, seen);
+      story.reports(DC2, CUT2);
+      expect(story.verdict("dc2").rule).toBe("outside.excluded");
+      expect(story.verdict("dc2").because).toContain(because);
+    });
+  }
+
+  test("outside.excluded demands of the arithmetic that each server came straight from the noted view", () => {
+    const story = calmArbitrator();
+    story.pass(100);
+    story.report("b1", CUT2);
+    story.effects = [];
+    const other = { fingerprint: printOf(["a1", "b1", "b2"], true), synced: true };
+    story.report("b2", { ...CUT2, lastPrimary: other });
+    expect(story.verdict("dc2").because).toContain("b2 did not come straight from the noted view");
+  });
+
+  test("outside.excluded demands of the arithmetic that not more weight is outside than inside", () => {
+    const story = calmArbitrator({ config: HEAVY });
+    story.pass(100);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").because).toContain("weight outside 4 exceeds 2 inside");
+  });
+
+  test("outside.excluded: a member without a watchdog counts with Galera's default weight", () => {
+    const story = calmArbitrator();
+    const garbd = "ffffffff-0000-0000-0000-000000000000";
+    const fingerprint = `${printOf(ALL, true)}+${garbd}`;
+    story.reports(ALL, {
+      fingerprint,
+      lastPrimary: { fingerprint, synced: true },
+      lastCommitted: 200,
+    });
+    story.pass(100);
+    story.reports(DC2, { ...CUT2, lastPrimary: { fingerprint, synced: true } });
+    expect(story.verdict("dc2").because).toContain("weight outside 3 exceeds 2 inside");
+  });
+
+  test("outside.excluded: after a restart, servers never heard have no weight that could be counted", () => {
+    const before = calmArbitrator({ config: HEAVY });
+    const story = calmArbitrator({ config: HEAVY, durable: before.state.durable, armed: true });
+    // calmArbitrator let everybody speak: start once more with dc1 silent.
+    story.give({ on: "suspended", forMs: 60_000 });
+    story.pass(story.config.outwaitMs);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).toBe("outside.excluded");
+    expect(story.verdict("dc2").because).toContain("a weight is unknown");
+  });
+});
+
+describe("segment.majority", () => {
+  test("segment.majority refuses half of a segment", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.report("b1", { view: ["b1"], primary: "no" });
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "segment.majority",
+      because: "1 of 2 servers of dc2 are in the component",
+    });
+  });
+
+  test("segment.majority counts neither retired servers nor those that were down before the noted view", () => {
+    const retired = calmArbitrator();
+    retired.person({ verb: "retire", parameters: { node: "b2", who: "eve", why: "" } });
+    retired.pass(6_000);
+    retired.report("b1", { view: ["b1"], primary: "no" });
+    expect(ruleOf(retired, "dc2")).not.toBe("segment.majority");
+
+    const stopped = calmArbitrator();
+    stopped.report("b2", down(100));
+    stopped.reports(["a1", "a2", "b1"], { view: ["a1", "a2", "b1"], lastCommitted: 110 });
+    stopped.pass(6_000);
+    stopped.report("b1", {
+      view: ["b1"],
+      primary: "no",
+      lastCommitted: 110,
+      lastPrimary: { fingerprint: printOf(["a1", "a2", "b1"], true), synced: true },
+    });
+    expect(ruleOf(stopped, "dc2")).not.toBe("segment.majority");
+  });
+
+  test("segment.majority lets a retired server stand for nobody", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "retire", parameters: { node: "b2", who: "eve", why: "" } });
+    story.pass(6_000);
+    story.report("b2", { view: ["b2"], primary: "no" });
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "segment.majority",
+      because: "0 of 1 servers of dc2 are in the component",
+    });
+  });
+});
+
+describe("members.synced", () => {
+  test("members.synced refuses a server that was still catching up, or was restarted since", () => {
+    for (const lastPrimary of [{ fingerprint: printOf(ALL, true), synced: false }, null]) {
+      const story = calmArbitrator();
+      story.pass(6_000);
+      story.report("b1", CUT2);
+      story.report("b2", { ...CUT2, lastPrimary });
+      expect(story.verdict("dc2").rule).toBe("members.synced");
+      expect(story.verdict("dc2").because).toContain("b2");
+    }
+  });
+
+  test("members.synced passes on a person's word that loss is allowed", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.reports(DC2, {
+      ...CUT2,
+      lastPrimary: { fingerprint: printOf(ALL, true), synced: false },
+    });
+    const ack = story.person({
+      verb: "make_primary",
+      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "dc1 burnt down" },
+    });
+    expect(ack?.outcome).toBe("ok");
+    expect(story.order().order.basis).toBe("forced");
+  });
+});
+
+describe("lineage.noted", () => {
+  function forsaken(): ArbitratorStory {
+    const story = calmArbitrator();
+    // dc2 is gone for a while; the others go on and a newer view is noted.
+    story.reports(DC1, { view: DC1, lastCommitted: 150 });
+    story.pass(20_000);
+    story.reports(DC2, CUT2);
+    story.reports(DC1, down(200));
+    story.reports(DC2, CUT2);
+    return story;
+  }
+
+  test("lineage.noted refuses a component that was in no server's newest Primary view", () => {
+    const story = forsaken();
+    expect(story.state.durable.noted?.members).toEqual([...DC1]);
+    expect(story.verdict("dc2").rule).toBe("lineage.noted");
+  });
+
+  test("lineage.noted passes where the component was in the noted view", () => {
+    expect(dc1Lost().order().order.notedView).toBe(printOf(ALL, true));
+  });
+
+  test("lineage.noted passes on a person's word, and the view formed then is noted though its seqno is lower", () => {
+    const story = forsaken();
+    story.effects = [];
+    story.person({
+      verb: "make_primary",
+      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "" },
+    });
+    const { sent, order } = story.order();
+    story.answered(sent, "ok");
+    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: order.epoch });
+    expect(story.state.durable.noted).toMatchObject({ members: [...DC2], seqno: 101 });
+  });
+});
+
+describe("epoch.free", () => {
+  function dc1Holds(): ArbitratorStory {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.reports(DC1, CUT1);
+    story.answered(story.order().sent, "ok");
+    // Its Primary report never comes: the noted view is still the joint one.
+    story.pass(10_000);
+    story.reports(DC2, CUT2);
+    story.effects = [];
+    return story;
+  }
+
+  test("epoch.free refuses while another segment holds an open epoch, however long it is silent", () => {
+    const story = dc1Holds();
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "epoch.free",
+      because: "dc1 holds epoch 1",
+    });
+    story.pass(3_600_000);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).toBe("epoch.free");
+  });
+
+  test("epoch.free passes on a person's word, after the outwait", () => {
+    const story = dc1Holds();
+    story.person({
+      verb: "make_primary",
+      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "" },
+    });
+    expect(story.order().order).toMatchObject({ epoch: 2, segment: "dc2", basis: "forced" });
+  });
+
+  test("epoch.free passes once a joint view has closed the epoch", () => {
+    const story = dc1Holds();
+    story.reports(ALL, {
+      lastCommitted: 150,
+      fingerprint: `${printOf(ALL, true)}+ffffffff-0000-0000-0000-000000000000`,
+    });
+    expect(story.state.durable.grant).toBeNull();
+    expect(ruleOf(story, "dc2")).not.toBe("epoch.free");
+  });
+});
+
+describe("rank.best", () => {
+  /** Commits hang on both sides, with so many done. */
+  function stalled(commits1: number, commits2: number): ArbitratorStory {
+    const story = calmArbitrator();
+    story.pass(5_000);
+    story.reports(DC1, { probe: "hanging", lastCommitted: commits1 });
+    story.reports(DC2, { probe: "hanging", lastCommitted: commits2 });
+    story.effects = [];
+    return story;
+  }
+
+  test("rank.best refuses the side with fewer commits, even the primary segment", () => {
+    const story = stalled(100, 103);
+    story.reports(DC1, CUT1);
+    expect(story.verdict("dc1")).toMatchObject({
+      rule: "rank.best",
+      because: "dc2 has 3 more commits",
+    });
+    story.reports(DC2, { ...CUT2, lastCommitted: 103 });
+    expect(story.order().order).toMatchObject({
+      segment: "dc2",
+      forkPoint: { seqno: 103 },
+    });
+  });
+
+  test("rank.best passes the primary segment where commits are equal", () => {
+    const story = stalled(100, 100);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "rank.best",
+      because: "dc1 has as many commits and is the primary segment",
+    });
+    story.reports(DC1, CUT1);
+    expect(story.order().order.segment).toBe("dc1");
+  });
+});
+
+describe("flapping.no", () => {
+  /** dc2 was promoted, dc1 came back, the epoch is closed. */
+  function changedOnce(): ArbitratorStory {
+    const story = dc1Lost();
+    story.answered(story.order().sent, "ok");
+    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1 });
+    story.pass(1_000);
+    story.reports(ALL, { lastCommitted: 120, epochSeen: 1, fingerprint: JOINED });
+    expect(story.state.durable.grant).toBeNull();
+    story.effects = [];
+    return story;
+  }
+  const JOINED = `${printOf(ALL, true)}+ffffffff-0000-0000-0000-000000000000`;
+  const AGAIN: Seen = {
+    ...CUT1,
+    lastCommitted: 120,
+    epochSeen: 1,
+    lastPrimary: { fingerprint: JOINED, synced: true },
+  };
+
+  test("flapping.no refuses a second automatic change within the window, and a person may order it", () => {
+    const story = changedOnce();
+    story.pass(60_000);
+    story.reports(DC2, down(120, { epochSeen: 1 }));
+    story.reports(DC1, AGAIN);
+    expect(story.verdict("dc1").rule).toBe("flapping.no");
+    expect(story.orders()).toEqual([]);
+    story.person({
+      verb: "make_primary",
+      parameters: { segment: "dc1", allowDataLoss: false, who: "eve", why: "" },
+    });
+    expect(story.order().order).toMatchObject({ epoch: 2, segment: "dc1" });
+  });
+
+  test("flapping.no passes once the window is over, and a restart after that opens none anew", () => {
+    const story = changedOnce();
+    story.pass(story.config.timing.promotionWindowMs);
+    expect(story.state.durable.changedSegment).toBe(false);
+    story.reports(DC2, down(120, { epochSeen: 1 }));
+    story.reports(DC1, AGAIN);
+    expect(story.order().order.segment).toBe("dc1");
+  });
+
+  test("flapping.no begins its window anew after a restart within it", () => {
+    const story = calmArbitrator({ durable: changedOnce().state.durable });
+    story.reports(ALL, { lastCommitted: 120, epochSeen: 1, fingerprint: JOINED });
+    story.pass(60_000);
+    story.reports(DC2, down(120, { epochSeen: 1 }));
+    story.reports(DC1, AGAIN);
+    expect(story.verdict("dc1").rule).toBe("flapping.no");
+  });
+
+  test("flapping.no counts changes of segment only: the present primary segment is promoted again at once", () => {
+    const story = changedOnce();
+    story.pass(10_000);
+    story.reports(DC1, down(120, { epochSeen: 1 }));
+    story.reports(DC2, { ...AGAIN, view: DC2 });
+    expect(story.order().order.segment).toBe("dc2");
+  });
+});
+
+test("a verdict of promote names the members and the evidence", () => {
+  const story = calmArbitrator();
+  story.pass(6_000);
+  story.autoWrite = false;
+  story.reports(DC2, CUT2);
+  expect(story.verdict("dc2")).toMatchObject({
+    rule: PROMOTE,
+    because: "dc2 may be primary alone with b1, b2 (arithmetic)",
+  });
+});
