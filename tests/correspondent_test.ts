@@ -291,6 +291,26 @@ describe("sending", () => {
     expect(server.counter("reply.repeated")).toBe(1);
   });
 
+  test("goes on resending a newer message when only the older one has been answered", () => {
+    const server = greeted();
+    const old = only(server.send("arbitrator.1", report(1)));
+    const newer = only(server.send("arbitrator.1", report(2)));
+    server.posted(old, { status: 200, message: answerTo(old) });
+    expect(posts(server.moveTo(1000)).map((post) => post.message)).toEqual([newer.message]);
+  });
+
+  test("repeats once when two attempts under way are told of the same new session", () => {
+    const server = greeted();
+    const first = only(server.send("arbitrator.1", report(1)));
+    const second = only(posts(server.moveTo(1000)));
+    const told = (post: Post): PostResult => ({
+      status: 409,
+      message: answerTo(post, ACK, "arb-restarted"),
+    });
+    expect(posts(server.posted(first, told(first)))).toHaveLength(1);
+    expect(posts(server.posted(second, told(second)))).toEqual([]);
+  });
+
   test("keeps messages of different verbs to one peer side by side", () => {
     const arbitrator = new Party("arbitrator.1");
     arbitrator.send("dbserver.1", REQUEST);
@@ -546,6 +566,18 @@ describe("receiving", () => {
     expect(arbitrator.state.tickets.size).toBe(0);
   });
 
+  test("forgets what the core never answered once something newer has come", () => {
+    const arbitrator = new Party("arbitrator.1");
+    arbitrator.arrived(messageTo(arbitrator, "dbserver.1", report(1), { seq: 1 }), 1);
+    arbitrator.moveTo(2000);
+    expect(arbitrator.state.tickets.size).toBe(1);
+    arbitrator.arrived(messageTo(arbitrator, "dbserver.1", report(2), { seq: 2 }), 2);
+    expect(arbitrator.state.tickets.size).toBe(1);
+    arbitrator.moveTo(4000);
+    arbitrator.arrived(messageTo(arbitrator, "dbserver.1", report(3), { session: "peer-b" }), 3);
+    expect(arbitrator.state.tickets.size).toBe(1);
+  });
+
   test("refuses an older session of a sender whose newer one was accepted", () => {
     const arbitrator = new Party("arbitrator.1", { answer: ACK });
     arbitrator.arrived(messageTo(arbitrator, "dbserver.1", REPORT, { session: "peer-a", seq: 9 }));
@@ -652,6 +684,17 @@ describe("processes that live for one message", () => {
     const effects = arbitrator.arrived(messageTo(arbitrator, "command.0", drain));
     expect(only(responds(effects)).status).toBe(409);
     expect(arbitrator.told("message")).toEqual([]);
+  });
+
+  test("commands that the core never answers are forgotten with their sessions", () => {
+    const arbitrator = new Party("arbitrator.1");
+    const bare = messageTo(arbitrator, "command.0", drain, { toSession: "", session: "cmd" });
+    const given = (): string => only(responds(arbitrator.arrived(bare))).message?.session ?? "";
+    arbitrator.arrived({ ...bare, toSession: given() });
+    arbitrator.moveTo(2000);
+    expect(arbitrator.state.tickets.size).toBe(1);
+    for (let count = 0; count < CHALLENGES_MAX; count++) given();
+    expect(arbitrator.state.tickets.size).toBe(0);
   });
 
   test("a command that comes late, after a restart, or after many others, is void", () => {
