@@ -408,7 +408,10 @@ export class Lab {
     throw new MinderError(`Processes keep appearing on ${names.join(", ")}`);
   }
 
-  /** Reconnects hosts after `powerOff`; what ran on them is the caller's to start. */
+  /**
+   * Reconnects hosts after `powerOff`, ending every other cut of theirs too; what ran on them is
+   * the caller's to start.
+   */
   async powerOn(hosts: Hosts): Promise<void> {
     const names = typeof hosts === "string" ? [hosts] : hosts;
     await this.network.heal(names);

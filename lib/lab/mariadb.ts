@@ -66,7 +66,12 @@ export interface ServerOptions {
   readonly clusterName: string;
   /** Of the network. */
   readonly enter: readonly string[];
-  /** `wsrep_notify_cmd`, run by `sh -c`; null for none. */
+  /**
+   * `wsrep_notify_cmd`; null for none. mariadbd adds its arguments and gives the whole to `sh -c`,
+   * so an interpreter, arguments and quotes are fine, and `;` ends the command before them. Its
+   * working directory is the data directory, its environment mariadbd's, its PATH begins with
+   * `/usr//bin:`, its stderr goes to the error log.
+   */
   readonly notifyCommand: string | null;
   /** Added to `wsrep_provider_options`; later ones win. */
   readonly providerOptions: string;
@@ -95,7 +100,8 @@ binlog_format = ROW
 wsrep_on = ON
 wsrep_sst_method = rsync
 wsrep_slave_threads = 2
-# INSTALL SONAME does not work under Galera. It names the members of the present view.
+# INSTALL SONAME does not work under Galera. It names the members of the present view, non-Primary
+# ones too, but only once wsrep_notify_cmd has returned; SHOW STATUS is ahead of it by that time.
 plugin_load_add = wsrep_info
 `;
 
