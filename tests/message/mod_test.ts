@@ -1,4 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import * as v from "valibot";
+import { BASES } from "../../lib/message/arbitrator.ts";
+import { NodeOrderSchema } from "../../lib/message/command.ts";
 import { BODY_MAX_BYTES, partyType, WORDS_MAX } from "../../lib/message/envelope.ts";
 import {
   ALIASES,
@@ -311,6 +314,23 @@ describe("decodeMessage() refuses wrong parameters", () => {
     const member = { uuid: "987c3e9c-e6b5-11f1-b5d7-5a1256aad92a", name: "n" };
     message["parameters"] = { ...REPORT.parameters, members: Array(129).fill(member) };
     expect(refusal(decodePlain(message)).reason).toBe("bad_parameters");
+  });
+
+  test("a basis of a promotion that is not one of the four", () => {
+    const message = sample("make_primary", "dbserver");
+    for (const basis of [...BASES, "silence", "Forced", ""]) {
+      const decoded = decodePlain({ ...message, parameters: { ...message.parameters, basis } });
+      expect([basis, decoded.ok]).toEqual([basis, (BASES as readonly string[]).includes(basis)]);
+    }
+  });
+
+  test("a node in an order that is not inert, or an order that nobody gives", () => {
+    const order = { who: "root", why: "", node: "db1" };
+    expect(v.is(NodeOrderSchema, order)).toBe(true);
+    for (const node of ["", "a b", "a;b", "$(reboot)", "-x", "../x", "a\n", "x".repeat(65), "é"]) {
+      expect([node, v.is(NodeOrderSchema, { ...order, node })]).toEqual([node, false]);
+    }
+    expect(v.is(NodeOrderSchema, { ...order, who: "" })).toBe(false);
   });
 
   test("and says which, and how many more", () => {
