@@ -12,7 +12,7 @@ export interface Timing {
   readonly reportIntervalMs: number;
   /** @default 500 */
   readonly pollIntervalMs: number;
-  /** Poll interval while anything is uncertain. @default 50 */
+  /** Poll interval while anything is uncertain. @default 20 */
   readonly pollFastMs: number;
   /** Hard limit of one poll. @default 1000 */
   readonly pollTimeoutMs: number;
@@ -144,7 +144,7 @@ export const REPORTS_PER_LEASE = 3;
 export const TIMING_DEFAULTS: Timing = Object.freeze({
   reportIntervalMs: 500,
   pollIntervalMs: 500,
-  pollFastMs: 50,
+  pollFastMs: 20,
   pollTimeoutMs: 1000,
   probeIntervalMs: 500,
   probeTimeoutMs: 1000,

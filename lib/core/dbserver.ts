@@ -45,6 +45,10 @@ const WRITE_AGAIN_MS = 1_000;
 /** Waits between starts that failed: doubled from the first, up to the last. */
 const RESTART_FIRST_MS = 1_000;
 const RESTART_MAX_MS = 30_000;
+/** While the view changes under the poll. */
+const FLUX_POLL_MS = 5;
+/** While an order is carried out: the new view comes 10 to 50 ms after the statement. */
+const FORM_POLL_MS = 5;
 /** Polls that wait for a fresh answer, at most. */
 const WAITING_MAX = 64;
 
@@ -185,7 +189,10 @@ function settle(turn: Turn): void {
   continueOrder(turn);
   gate(turn);
   write(turn);
-  if (turn.state.written === turn.state.durable) orderWritten(turn);
+  if (turn.state.written === turn.state.durable) {
+    orderWritten(turn);
+    write(turn);
+  }
   manage(turn);
   look(turn);
   tell(turn);
@@ -355,6 +362,12 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     set(turn, { pollAt: now + state.config.timing.pollFastMs });
     return;
   }
+  if (inFlux(status)) {
+    // Neither the old view nor the new one: what is known stays known until the next poll, and goes
+    // stale with its age like any other silence.
+    set(turn, { pollAt: now + FLUX_POLL_MS });
+    return;
+  }
   const before = state.status;
   const view = viewOf(status);
   const changed = view !== viewOf(before);
@@ -396,13 +409,22 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   set(turn, { pollAt: now + pollIntervalMs(turn.state) });
 }
 
+/**
+ * Is the view changing under the poll: for 20 to 50 ms the member list is empty, or of a view that the
+ * server catches up with and is not a member of (measured on MariaDB 10.11.19).
+ */
+function inFlux(status: WsrepStatus): boolean {
+  if (!status.connected) return false;
+  return !status.members.some((member) => member.uuid === status.gcommUuid);
+}
+
 function lastPrimaryOf(state: DbServerState, status: WsrepStatus): Report["lastPrimary"] {
   const fingerprint = viewOf(status);
   if (fingerprint === null) return state.lastPrimary;
   const same = state.lastPrimary?.fingerprint === fingerprint;
   const synced = status.localState === "Synced" || status.localState.startsWith("Donor");
-  if (same && state.lastPrimary?.synced === synced) return state.lastPrimary;
-  return { fingerprint, synced: synced || (same && state.lastPrimary?.synced === true) };
+  if (same && (state.lastPrimary?.synced === true || !synced)) return state.lastPrimary;
+  return { fingerprint, synced };
 }
 
 /** What the write probe is known to say after a poll. */
@@ -671,8 +693,8 @@ function pollNow(turn: Turn): void {
 function pollIntervalMs(state: DbServerState): Millis {
   const { timing } = state.config;
   const { status } = state;
+  if (state.order !== null) return FORM_POLL_MS;
   const calm =
-    state.order === null &&
     state.gating === null &&
     status?.primary === true &&
     status.ready &&
