@@ -1,0 +1,267 @@
+/**
+ * Many parties on loopback with real messages: watchdogs that have no mariadbd and say what they are
+ * told to, and client minders whose balancers are tables in memory. For measuring what a large
+ * cluster's reports cost and how soon a change is right everywhere.
+ */
+import { type ClusterConfig, checkClusterConfig, type DbClientConfig } from "../cluster_config.ts";
+import type { CommonEffect, CommonEvent, Millis, Step } from "../core/core.ts";
+import {
+  type DbClientEffect,
+  type DbClientEvent,
+  type DbClientState,
+  describe,
+  dueAt,
+  initial,
+  step,
+} from "../core/dbclient.ts";
+import type { Placed, Target } from "../core/dbclient_policy.ts";
+import { type Balancer, startReconciler, type Table } from "../effects/balancer.ts";
+import { MinderError } from "../errors.ts";
+import { createLog, type Log } from "../log.ts";
+import type { Member, Report } from "../message/dbserver.ts";
+import type { PartyId } from "../message/envelope.ts";
+import { type Party, startParty } from "../run/party.ts";
+import { systemClock } from "../wakeup.ts";
+
+/** The port of every party; each has an address of its own. */
+const PORT = 4571;
+const STATE_UUID = "5a5a5a5a-0000-4000-8000-000000000001";
+
+/** A config of so many servers, half in each data centre, and client minders. @throws MinderError */
+export function swarmConfig(options: {
+  readonly servers: number;
+  readonly clients: number;
+  readonly reportIntervalMs: number;
+}): ClusterConfig {
+  const { servers, clients, reportIntervalMs } = options;
+  const address = (net: number, index: number): string => `127.${net}.${index >> 8}.${index & 255}`;
+  const result = checkClusterConfig({
+    version: 1,
+    cluster: { name: "swarm", primary_segment: "dc1" },
+    timing: {
+      report_interval_ms: reportIntervalMs,
+      lease_ms: Math.max(3000, 3 * reportIntervalMs),
+      suspect_ms: Math.max(2000, 3 * reportIntervalMs),
+      order_max_age_ms: Math.max(5000, reportIntervalMs),
+    },
+    arbitrator: [{ serial: 1, host: "127.70.0.1", port: PORT }],
+    dbserver: Array.from({ length: servers }, (_, index) => ({
+      serial: index + 1,
+      name: `db${index + 1}`,
+      segment: index < servers / 2 ? "dc1" : "dc2",
+      host: address(71, index + 1),
+      port: PORT,
+    })),
+    dbclient: Array.from({ length: clients }, (_, index) => ({
+      serial: index + 1,
+      host: address(72, index + 1),
+      port: PORT,
+      policy: "spread",
+      balancer: { socket: "/nowhere" },
+    })),
+  });
+  if (result.ok) return result.config;
+  throw new MinderError(`No such swarm: ${result.problems.map(({ text }) => text).join("; ")}`);
+}
+
+/** Says nothing but what goes wrong. */
+function quiet(node: PartyId): Log {
+  const wall = systemClock().wall;
+  return createLog({
+    role: "swarm",
+    node,
+    wall,
+    level: "error",
+    sink: (line) => console.error(line),
+  });
+}
+
+// Watchdogs
+
+interface PeerState {
+  readonly report: Report;
+  readonly dueAt: Millis;
+}
+type PeerEvent =
+  | CommonEvent<"dbserver">
+  | { readonly on: "change"; readonly changes: Partial<Report> };
+type PeerEffect = CommonEffect<"dbserver">;
+
+/** A watchdog without a mariadbd. */
+export interface Peer {
+  /** Reports differently from now on, and at once. */
+  change(changes: Partial<Report>): void;
+  stop(): Promise<void>;
+}
+
+/** Starts the watchdogs of all servers. */
+export function startPeers(config: ClusterConfig): ReadonlyMap<string, Peer> {
+  const members: readonly Member[] = config.servers.map(({ name, serial }) => ({
+    name,
+    uuid: `00000000-0000-4000-8000-${String(serial).padStart(12, "0")}`,
+  }));
+  const fingerprint = `${STATE_UUID}/P/${members.map(({ uuid }) => uuid).join("+")}`;
+  const clock = systemClock();
+  return new Map(
+    config.servers.map((server, index) => {
+      const party = startParty<PeerState, PeerEvent, PeerEffect>({
+        config,
+        self: server.id,
+        listen: server,
+        controlSocket: null,
+        core: {
+          step: (state, event, now) => stepPeer(config, state, event, now),
+          dueAt: ({ dueAt: at }) => at,
+        },
+        initial: {
+          report: reportOf(config, { members: [...members], fingerprint }),
+          // Spread over the interval, as processes are that were started one by one.
+          dueAt: clock.now() + (config.timing.reportIntervalMs * index) / config.servers.length,
+        },
+        perform: async () => null,
+        failed: () => null,
+        phaseOf: ({ report }) => ({ phase: report.fenced ? "fenced" : "serving", because: "" }),
+        status: ({ report }) => ({ report }),
+        clock,
+        log: quiet(server.id),
+      });
+      const change = (changes: Partial<Report>): void => party.loop.tell({ on: "change", changes });
+      return [server.name, { change, stop: () => party.stop() }];
+    }),
+  );
+}
+
+function stepPeer(
+  config: ClusterConfig,
+  state: PeerState,
+  event: PeerEvent,
+  now: Millis,
+): Step<PeerState, PeerEffect> {
+  if (event.on === "message" && event.body.verb === "request_status") {
+    const body = { verb: "db_status_report", parameters: state.report } as const;
+    return { state, effects: [{ do: "reply", ticket: event.ticket, body }] };
+  }
+  const changes = event.on === "change" ? event.changes : null;
+  if (changes === null && now < state.dueAt) return { state, effects: [] };
+  const number = state.report.reportNumber + 1;
+  const report: Report = { ...state.report, ...changes, reportNumber: number };
+  return {
+    state: { report, dueAt: now + config.timing.reportIntervalMs },
+    effects: config.clients.map(({ id }) => ({
+      do: "send",
+      to: id,
+      body: { verb: "db_status_report", parameters: report },
+      expiresMs: Number.POSITIVE_INFINITY,
+    })),
+  };
+}
+
+function reportOf(config: ClusterConfig, view: Pick<Report, "members" | "fingerprint">): Report {
+  return {
+    ...view,
+    reportNumber: 0,
+    url: "http://127.0.0.1",
+    running: "up",
+    serving: "on",
+    primary: "yes",
+    group: "complete",
+    stateUuid: STATE_UUID,
+    lastCommitted: 1,
+    localState: "Synced",
+    evsState: "OPERATIONAL",
+    weight: 1,
+    flowControl: 0,
+    fenced: false,
+    draining: false,
+    leaving: false,
+    position: null,
+    safeToBootstrap: false,
+    epochSeen: 0,
+    epochServed: 0,
+    lastPrimary: null,
+    primarySegment: config.primarySegment,
+    probe: "flowing",
+    gcommUuid: null,
+    guard: false,
+    diverged: false,
+    pollAgeMs: 0,
+    versions: { server: "", provider: "", minder: "" },
+    because: "",
+  };
+}
+
+// Client minders
+
+/** A balancer that is a table in memory. */
+class MemoryBalancer implements Balancer {
+  readonly description = "a table in memory";
+  readonly cut = null;
+  readonly words = new Map<string, string>();
+
+  word(place: Placed["place"]): string {
+    return place.as === "up" ? `up ${place.weight}` : place.as;
+  }
+
+  async read(target: Target): Promise<Table> {
+    const servers = target.map(({ name }) => {
+      return { name, word: this.words.get(name) ?? "absent", sessions: 0, held: false };
+    });
+    return { instance: "1", servers, oddities: [], strays: [] };
+  }
+
+  async apply(places: readonly Placed[]): Promise<null> {
+    for (const { name, place } of places) this.words.set(name, this.word(place));
+    return null;
+  }
+}
+
+/** A client minder whose table can be looked at. */
+export interface SwarmClient {
+  /** How its balancer has that server; absent until the first pass. */
+  readonly word: (server: string) => string | undefined;
+  stop(): Promise<void>;
+}
+
+/** Starts all client minders of the config. */
+export function startClients(config: ClusterConfig): readonly SwarmClient[] {
+  return config.clients.map((client) => startClient(config, client));
+}
+
+function startClient(config: ClusterConfig, client: DbClientConfig): SwarmClient {
+  const clock = systemClock();
+  const balancer = new MemoryBalancer();
+  const reconciler = startReconciler({
+    balancer,
+    passTimeoutMs: 2000,
+    now: clock.now,
+    onApplied: (result) => party.loop.tell({ on: "applied", result }),
+  });
+  const party: Party<DbClientState, DbClientEvent, DbClientEffect> = startParty<
+    DbClientState,
+    DbClientEvent,
+    DbClientEffect
+  >({
+    config,
+    self: client.id,
+    listen: client,
+    controlSocket: null,
+    core: { step, dueAt },
+    initial: initial(config, client.id, clock.now()),
+    async perform(effect) {
+      if (effect.do === "reconcile") reconciler.want(effect.target, effect.cut);
+      return null;
+    },
+    failed: () => null,
+    phaseOf: (state) => ({ phase: state.target === null ? "waiting" : "steering", because: "" }),
+    status: (state, now) => describe(state, now),
+    clock,
+    log: quiet(client.id),
+  });
+  return {
+    word: (server) => balancer.words.get(server),
+    async stop() {
+      await party.stop();
+      await reconciler.stop();
+    },
+  };
+}
