@@ -107,7 +107,11 @@ export interface Mysql {
   fence(): Promise<FenceResult>;
   unfence(): Promise<CommandResult>;
   formPrimary(expectedFingerprint: string): Promise<FormPrimaryResult>;
-  /** Excludes each UUID; an empty list clears the list. */
+  /**
+   * Excludes each UUID; an empty list clears the list. It can promote: where all that is missing from
+   * the last Primary view is evicted, the rest makes itself Primary again without pc.bootstrap, below
+   * quorum too (1 of 2, measured twice: "re-bootstrapping prim from partitioned components").
+   */
   evict(uuids: readonly string[]): Promise<CommandResult>;
   setProviderOption(key: string, value: string): Promise<CommandResult>;
   /** One value of `wsrep_provider_options`, null if unknown. */
