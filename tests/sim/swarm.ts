@@ -48,6 +48,13 @@ export const FAULT_KINDS = [
   "start_behind",
   "order",
 ] as const;
+const SEGMENT_KINDS: readonly FaultKind[] = [
+  "cut_sites",
+  "cut_galera",
+  "isolate_site",
+  "isolate_arbitrator",
+  "power_site",
+];
 export type FaultKind = (typeof FAULT_KINDS)[number];
 
 /** One thing that goes wrong. `pick` are numbers from 0 to 1 that settle its details. */
@@ -141,6 +148,8 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
   const share = random.between(0.15, 1);
   let kinds = allowed.filter(() => random.chance(share));
   if (kinds.length === 0) kinds = [random.pick(allowed)];
+  // What parts the segments matters most, so it comes more often than the rest.
+  for (const kind of SEGMENT_KINDS) if (kinds.includes(kind)) kinds.push(kind, kind);
   const count = 1 + random.int(random.chance(0.2) ? 9 : 4);
   const faults: Fault[] = [];
   const meanGapMs = random.pick([300, 1500, 4000, 9000]);
