@@ -53,6 +53,8 @@ export interface ServerFiles {
   readonly socket: string;
   readonly config: string;
   readonly errorLog: string;
+  /** `wsrep_provider_options` of its configuration. */
+  readonly providerOptions: string;
   /** Runs mariadbd in the foreground on its host; every part execs, so the pid is mariadbd's. */
   readonly command: readonly string[];
 }
@@ -388,7 +390,7 @@ ${notify}`,
   );
   giveToServerUser([directory, join(directory, "tmp")]);
   const command = [...options.enter, ...serverUserPrefix(), mariadbd, `--defaults-file=${config}`];
-  return { host, directory, datadir, socket, config, errorLog, command };
+  return { host, directory, datadir, socket, config, errorLog, providerOptions, command };
 }
 
 /**
@@ -410,6 +412,35 @@ export function writeRecoveryViews(servers: readonly ServerFiles[]): void {
     return file;
   });
   giveToServerUser(files);
+}
+
+/**
+ * How the first meeting of all servers is hurried, by option: the value for it, and Galera's default.
+ * All can be set at run time. With the defaults, servers on two busy cores often miss each other's
+ * first messages and repeat them only after 7.5 s: 2.4 to 12 s until Synced against 1.0 to 3.7 s.
+ */
+const MEETING = [
+  { option: "evs.join_retrans_period", hurried: "PT0.2S", usual: "PT1S" },
+  { option: "evs.install_timeout", hurried: "PT1S", usual: "PT7.5S" },
+] as const;
+
+/** Argument for a start in which all servers meet at once. */
+export function meetingArgument(files: ServerFiles): string {
+  const hurried = MEETING.map(({ option, hurried }) => `${option}=${hurried}`).join(";");
+  return `--wsrep-provider-options=${files.providerOptions};${hurried}`;
+}
+
+/** Value of `wsrep_provider_options` that undoes it: what the server's configuration says. */
+export function afterMeeting(files: ServerFiles): string {
+  const configured = new Map(
+    files.providerOptions.split(";").map((pair): [string, string] => {
+      const [option = "", ...value] = pair.split("=");
+      return [option.trim(), value.join("=").trim()];
+    }),
+  );
+  return MEETING.map(({ option, usual }) => `${option}=${configured.get(option) ?? usual}`).join(
+    ";",
+  );
 }
 
 /** A version 1 UUID as Galera makes them, of this moment. */

@@ -40,6 +40,10 @@ sleep ${NOTIFY_S}
     });
     try {
       const servers = await lab.startServers({ arguments: ["--wsrep-reject-queries=ALL"] });
+      const [after] = await lab.query("dc2-1", "SELECT @@wsrep_provider_options AS options");
+      // Short only while the servers meet.
+      expect(after?.["options"]).toContain("evs.install_timeout = PT7.5S;");
+      expect(after?.["options"]).toContain("evs.join_retrans_period = PT1S;");
       const app = await connectTo(lab.server("dc1-1").socket, lab.secrets.app);
       const insert = "INSERT INTO app.written VALUES ('x', 1, 'y')";
       await expect(app.query(insert)).rejects.toMatchObject({ errno: 1047 });
