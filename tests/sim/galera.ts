@@ -1168,7 +1168,7 @@ export class Galera {
 
   #transferred(proc: Proc, transfer: Transfer): void {
     if (proc.transfer !== transfer || !proc.alive) return;
-    if (proc.hung || transfer.donor.hung) {
+    if (proc.hung || (transfer.donor.hung && transfer.donor.alive)) {
       transfer.task = this.#schedule.after(500, () => this.#transferred(proc, transfer));
       return;
     }
