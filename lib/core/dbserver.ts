@@ -189,11 +189,10 @@ function settle(turn: Turn): void {
   continueOrder(turn);
   gate(turn);
   write(turn);
-  if (turn.state.written === turn.state.durable) {
-    orderWritten(turn);
-    write(turn);
-  }
+  if (turn.state.written === turn.state.durable) orderWritten(turn);
   manage(turn);
+  // Both may have changed what must not be forgotten.
+  write(turn);
   look(turn);
   tell(turn);
 }
@@ -316,6 +315,10 @@ function hearProcess(
       pollAt: now,
       position: null,
       positionRead: false,
+      // What was under way concerned another process.
+      gating: null,
+      killAt: Number.POSITIVE_INFINITY,
+      fenceWantedAt: Number.POSITIVE_INFINITY,
       // Started by this watchdog it is fenced from its first moment; an adopted one has to say.
       closed: !adopted,
       adopted,
@@ -392,6 +395,8 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     gcommUuid: status.gcommUuid ?? state.gcommUuid,
     flowControl: pausedShare(before, status, now - state.polledAt),
     viewSince: changed ? startedAt : state.viewSince,
+    // What the arbitrator said of an earlier view says nothing about this one.
+    arbitratorAt: changed ? Number.NEGATIVE_INFINITY : state.arbitratorAt,
     lastPrimary: status.primary ? lastPrimaryOf(state, status) : state.lastPrimary,
     closed: startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed,
     probe: probeAfter(state, status, changed),
@@ -551,7 +556,9 @@ function gate(turn: Turn): void {
   }
   const mayOpen = right.ok && !turn.state.diverged && !state.leaving;
   if (mayOpen) {
-    set(turn, { killAt: forever, fenceWantedAt: forever });
+    // The patience with an adopted mariadbd ends with its first right.
+    const never = Number.NEGATIVE_INFINITY;
+    set(turn, { killAt: forever, fenceWantedAt: forever, adoptedUntil: never });
     if (lineage !== "yes") return;
     if (state.closed) openDoor(turn, right.because);
     else serveOn(turn);
@@ -609,7 +616,7 @@ function closeDoor(turn: Turn, because: string): void {
     return;
   }
   // An adopted mariadbd serves already: its watchdog asks for the right before it takes it away.
-  if (state.process.is === "running" && now < state.adoptedUntil) {
+  if (state.process.is === "running" && now < state.adoptedUntil && !state.diverged) {
     set(turn, { lapseAt: Math.min(turn.state.lapseAt, state.adoptedUntil) });
     return;
   }

@@ -1,0 +1,336 @@
+import { describe, expect, test } from "bun:test";
+import { MAKE_PRIMARY_CHECKS, ORDER_CHECKS, START_CHECKS } from "../../lib/core/dbserver_orders.ts";
+import {
+  ALL,
+  ARBITRATOR,
+  coreCluster,
+  DC1,
+  DC2,
+  printOf,
+  ServerStory,
+  STATE_UUID,
+  servingServer,
+  statusOf,
+} from "../support/cores.ts";
+
+/** b1 served in the complete view; now dc2 is cut off, fenced and non-Primary. */
+function cutOff(durable = {}): ServerStory {
+  const story = servingServer("b1", { durable });
+  story.polled(statusOf(DC2, { primary: false }));
+  story.effects = [];
+  return story;
+}
+
+/** a1 is stopped at 100. */
+function stopped(durable = {}): ServerStory {
+  const story = new ServerStory("a1", { durable });
+  story.stops();
+  story.position(100);
+  story.effects = [];
+  return story;
+}
+
+test("every check of every table has its own id", () => {
+  const ids = [...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS, ...START_CHECKS].map((check) => check.id);
+  expect(new Set(ids).size).toBe(ids.length);
+});
+
+describe("checks of every order", () => {
+  test("store.bound passes the first store, and refuses any other from then on", () => {
+    expect(cutOff({ storeId: "store-2" }).order()).toMatchObject({
+      outcome: "refused",
+      because: "store.bound: this server obeys the arbitrator's store store-2, not store-1",
+    });
+    const story = cutOff();
+    story.order();
+    expect(story.state.durable.storeId).toBe("store-1");
+    expect(story.has("form_primary")).toBe(true);
+  });
+
+  test("epoch.newer refuses an epoch below one that the server has heard of", () => {
+    const story = cutOff({ epochSeen: 5 });
+    expect(story.order({ epoch: 4 })).toMatchObject({
+      outcome: "refused",
+      because: "epoch.newer: epoch 4 is not newer than 5",
+    });
+    expect(cutOff({ epochSeen: 5 }).order({ epoch: 6 })).toBeUndefined();
+  });
+
+  test("epoch.newer: an order that an earlier life obeyed is not refused, which would make it void, but failed", () => {
+    const story = cutOff({ epochSeen: 5, epochObeyed: 5 });
+    expect(story.order({ epoch: 5 })).toMatchObject({ outcome: "failed" });
+    expect(story.has("form_primary")).toBe(false);
+  });
+
+  test("report.young refuses an order decided on a report that is too old by this server's own clock", () => {
+    const story = cutOff();
+    const reportNumber = story.state.reportNumber;
+    story.pass(story.config.timing.orderMaxAgeMs + 600);
+    story.polled(statusOf(DC2, { primary: false }));
+    expect(story.order({ reportNumber })?.because).toStartWith("report.young: report ");
+    expect(story.has("form_primary")).toBe(false);
+  });
+
+  test("report.young refuses a number that was never sent, and passes one that is just young enough", () => {
+    expect(cutOff().order({ reportNumber: 999 })?.because).toBe(
+      "report.young: report 999 is not a recent one of this server",
+    );
+    const story = cutOff();
+    const reportNumber = story.state.reportNumber;
+    story.now += story.config.timing.orderMaxAgeMs;
+    story.order({ reportNumber });
+    expect(story.has("form_primary")).toBe(true);
+  });
+
+  test("report.young refuses everything from before a suspension", () => {
+    const story = cutOff();
+    const reportNumber = story.state.reportNumber;
+    story.give({ on: "suspended", forMs: 60_000 });
+    expect(story.order({ reportNumber })?.because).toStartWith("report.young: ");
+  });
+
+  test("no.other refuses a second order while one is being carried out, and passes it afterwards", () => {
+    const story = cutOff();
+    expect(story.order({ epoch: 1 })).toBeUndefined();
+    expect(story.order({ epoch: 2 })).toMatchObject({
+      outcome: "refused",
+      because: "no.other: epoch 1 is being carried out",
+    });
+  });
+
+  test("not.leaving refuses while the server is being stopped, and passes otherwise", () => {
+    const story = cutOff();
+    story.state = { ...story.state, leaving: true };
+    expect(story.order()?.because).toBe("not.leaving: this server is being stopped");
+    story.state = { ...story.state, leaving: false };
+    expect(story.order()).toBeUndefined();
+  });
+});
+
+describe("checks of make_primary", () => {
+  test("vouch.outwaited refuses until the outwait after the last vouch, unless the order rests on the arithmetic", () => {
+    const story = servingServer("b1");
+    story.pass(story.config.outwaitMs);
+    story.polled(statusOf(ALL));
+    story.leased();
+    story.probed();
+    const peer = servingServer("a1");
+    const vouch = story.hears("dbserver.1", {
+      verb: "db_status_report",
+      parameters: { ...peer.lastReport },
+    });
+    expect(vouch?.promise).not.toBeNull();
+    const vouchedAt = story.now;
+    story.polled(statusOf(DC2, { primary: false }));
+    story.effects = [];
+    story.now = vouchedAt + story.config.outwaitMs - 1;
+    story.polled(statusOf(DC2, { primary: false }));
+    story.pass(0);
+    story.state = { ...story.state, sent: [{ number: 900, at: story.now }] };
+    expect(story.order({ basis: "outwaited", reportNumber: 900 })).toMatchObject({
+      outcome: "refused",
+      because: "vouch.outwaited: this server has vouched for others: 1 ms are left",
+    });
+    story.now = vouchedAt + story.config.outwaitMs;
+    expect(story.order({ basis: "outwaited", reportNumber: 900 })).toBeUndefined();
+    expect(story.has("form_primary")).toBe(true);
+  });
+
+  test("vouch.outwaited binds a watchdog from its own start, since it may have vouched in an earlier life", () => {
+    const story = cutOff();
+    expect(story.order({ basis: "confirmed" })?.because).toStartWith("vouch.outwaited: ");
+    expect(story.order({ basis: "arithmetic" })).toBeUndefined();
+  });
+
+  test("arithmetic.straight refuses a server that did not come straight from the noted view", () => {
+    const notedView = printOf(["a1", "b1", "b2"], true);
+    expect(cutOff().order({ notedView })?.because).toBe(
+      "arithmetic.straight: this server did not come straight from the noted view",
+    );
+    expect(cutOff().order({ notedView: printOf(ALL, true) })).toBeUndefined();
+  });
+
+  test("view.expected refuses where the view has changed, is Primary, or is none", () => {
+    const changed = servingServer("b1");
+    changed.polled(statusOf(["b1"], { primary: false }));
+    expect(changed.order()?.because).toBe(
+      `view.expected: the view has changed to ${printOf(["b1"], false)}`,
+    );
+    expect(servingServer("b1").order()?.because).toBe("view.expected: this server is Primary");
+    const silent = new ServerStory("b1");
+    silent.runs();
+    expect(silent.order({ basis: "arithmetic", notedView: null })?.because).toMatch(
+      /arithmetic\.straight|view\.expected/,
+    );
+    expect(cutOff().order()).toBeUndefined();
+  });
+});
+
+describe("checks of start and bootstrap", () => {
+  test("process.stopped refuses while mariadbd runs or is being started", () => {
+    expect(servingServer("a1").startOrder("bootstrap")?.because).toBe(
+      "process.stopped: mariadbd is not stopped",
+    );
+    const story = stopped();
+    expect(story.startOrder("bootstrap")?.outcome).toBe("ok");
+    expect(story.asked()).toEqual(["persist", "start"]);
+  });
+
+  test("position.same refuses where the data stand elsewhere than when it was decided", () => {
+    expect(
+      stopped().startOrder("bootstrap", { position: { uuid: STATE_UUID, seqno: 99 } }),
+    ).toMatchObject({
+      outcome: "refused",
+      because: `position.same: the position is ${STATE_UUID}:100`,
+    });
+    expect(stopped().startOrder("start", { position: null })?.outcome).toBe("ok");
+  });
+
+  test("a bootstrap is started only when its epoch is on disk", () => {
+    const story = stopped();
+    story.autoPersist = false;
+    expect(story.startOrder("bootstrap")).toBeUndefined();
+    expect(story.asked()).toEqual(["persist"]);
+    story.effects = [{ do: "persist", durable: story.state.durable }];
+    story.end("persist");
+    expect(story.effects).toContainEqual({
+      do: "start",
+      mode: "bootstrap",
+      position: { uuid: STATE_UUID, seqno: 100 },
+    });
+    expect(story.state.grantEpoch).toBe(1);
+  });
+
+  test("a bootstrap whose epoch reaches the disk too late is refused, and counts as not served", () => {
+    const story = stopped();
+    story.autoPersist = false;
+    story.startOrder("bootstrap");
+    const ticket = story.lastTicket;
+    story.end("persist", "disk full");
+    story.pass(story.config.timing.orderMaxAgeMs + 1_000);
+    story.end("persist");
+    expect(story.ackOf(ticket)).toMatchObject({ outcome: "refused" });
+    expect(story.has("start")).toBe(false);
+    expect(story.state.durable.epochServed).toBe(0);
+  });
+
+  test("evict and reseed are refused by name", () => {
+    expect(stopped().startOrder("reseed")?.because).toBe("reseed is switched off in this version");
+    const story = cutOff();
+    const ack = story.hears(ARBITRATOR, {
+      verb: "evict",
+      parameters: {
+        epoch: 1,
+        storeId: "store-1",
+        reportNumber: 1,
+        because: "",
+        uuids: [STATE_UUID],
+        expectedFingerprint: "",
+      },
+    });
+    expect(ack?.because).toBe("evict is switched off in this version");
+  });
+});
+
+describe("make_primary from order to answer", () => {
+  test("nothing is done before the epoch is on disk", () => {
+    const story = cutOff();
+    story.autoPersist = false;
+    story.order();
+    expect(story.asked()).toEqual(["persist"]);
+    story.done({ do: "persist", durable: story.state.durable });
+    expect(story.effects).toContainEqual({
+      do: "form_primary",
+      expectedFingerprint: printOf(DC2, false),
+      epoch: 1,
+    });
+  });
+
+  test("success is a Primary view with the expected members, not the statement's word", () => {
+    const story = cutOff();
+    story.order();
+    const ticket = story.lastTicket;
+    story.give({ on: "formed", outcome: "given", error: null });
+    expect(story.ackOf(ticket)).toBeUndefined();
+    story.polled(statusOf(["b1"], { lastCommitted: 101, rejecting: true }));
+    expect(story.ackOf(ticket)).toBeUndefined();
+    story.polled(statusOf(DC2, { lastCommitted: 101, rejecting: true }));
+    expect(story.ackOf(ticket)).toMatchObject({
+      outcome: "ok",
+      because: "Primary after 1 attempt",
+    });
+    expect(story.has("unfence")).toBe(true);
+  });
+
+  test("without a Primary view it is tried three times, then given up as failed, never refused", () => {
+    const story = cutOff();
+    story.order();
+    const ticket = story.lastTicket;
+    for (let attempt = 1; attempt <= 3; attempt++) {
+      expect(story.effects.filter((one) => one.do === "form_primary")).toHaveLength(attempt);
+      story.give({ on: "formed", outcome: "given", error: null });
+      story.polled(statusOf(DC2, { primary: false }));
+      story.pass(300);
+      story.polled(statusOf(DC2, { primary: false }));
+    }
+    expect(story.ackOf(ticket)).toMatchObject({ outcome: "failed" });
+    expect(story.ackOf(ticket)?.because).toContain("no Primary view after 3 attempts");
+    expect(story.state.durable.epochServed).toBe(1);
+  });
+
+  test("a view that changed before the statement makes the order refused, and its epoch not served", () => {
+    const story = cutOff({ epochServed: 0 });
+    story.order({ epoch: 3 });
+    const ticket = story.lastTicket;
+    expect(story.state.durable.epochServed).toBe(3);
+    story.polled(statusOf(["b1"], { primary: false }));
+    story.give({ on: "formed", outcome: "changed", error: null });
+    expect(story.ackOf(ticket)).toMatchObject({
+      outcome: "refused",
+      because: `the view has changed to ${printOf(["b1"], false)}`,
+    });
+    expect(story.state.durable).toMatchObject({ epochObeyed: 3, epochServed: 0 });
+  });
+
+  test("an order whose epoch reaches the disk only after the view changed is refused, not carried out", () => {
+    const story = cutOff();
+    story.autoPersist = false;
+    story.order();
+    const ticket = story.lastTicket;
+    const persist = { do: "persist", durable: story.state.durable } as const;
+    story.polled(statusOf(ALL, { lastCommitted: 101 }));
+    story.done(persist);
+    expect(story.ackOf(ticket)).toMatchObject({
+      outcome: "refused",
+      because: "view.expected: this server is Primary",
+    });
+    expect(story.has("form_primary")).toBe(false);
+  });
+
+  test("a statement of unknown outcome counts as given", () => {
+    const story = cutOff();
+    story.order();
+    const ticket = story.lastTicket;
+    story.give({ on: "formed", outcome: "failed", error: "connection lost" });
+    story.polled(statusOf(["b1"], { primary: false }));
+    story.pass(300);
+    expect(story.ackOf(ticket)?.outcome).toBe("failed");
+  });
+
+  test("the lease of a promotion counts from the report that the order quotes", () => {
+    const story = new ServerStory("b1", { config: coreCluster({ onDoubleFault: "fence" }) });
+    story.runs();
+    story.polled(statusOf(ALL));
+    story.leased();
+    story.polled(statusOf(DC2, { primary: false }));
+    const reportedAt = story.now;
+    const reportNumber = story.state.reportNumber;
+    story.now += 400;
+    story.order({ reportNumber });
+    story.give({ on: "formed", outcome: "given", error: null });
+    story.now += 20;
+    story.polled(statusOf(DC2, { lastCommitted: 101, rejecting: true }));
+    expect(story.state.lapseAt).toBe(reportedAt + story.config.timing.leaseMs);
+    expect(printOf(DC1, false)).not.toBe(printOf(DC2, false));
+  });
+});

@@ -1,0 +1,639 @@
+import { describe, expect, test } from "bun:test";
+import type { ClusterConfig } from "../../lib/cluster_config.ts";
+import type { DbServerEvent } from "../../lib/core/dbserver_io.ts";
+import { rightOf } from "../../lib/core/dbserver_state.ts";
+import type { Report } from "../../lib/message/dbserver.ts";
+import {
+  ALL,
+  ARBITRATOR,
+  coreCluster,
+  DC1,
+  DC2,
+  printOf,
+  ServerStory,
+  STATE_UUID,
+  servingServer,
+  statusOf,
+} from "../support/cores.ts";
+
+const FENCE_CONFIG = coreCluster({ onDoubleFault: "fence" });
+const LEASE_MS = FENCE_CONFIG.timing.leaseMs;
+const FENCE_MS = FENCE_CONFIG.timing.fenceMs;
+
+/** An epoch that began at seqno 100, held by dc2. */
+const EPOCH_5 = { epoch: 5, segment: "dc2", forkPoint: { uuid: STATE_UUID, seqno: 100 } };
+
+/** Polls go on answering; the named changes hold from the first one. */
+function passPolled(story: ServerStory, ms: number, changes = {}, names: readonly string[] = ALL) {
+  const end = story.now + ms;
+  while (story.now < end) {
+    story.now = Math.min(end, story.now + 100);
+    story.polled(statusOf(names, changes));
+  }
+}
+
+/** dc1's server left Primary at that seqno and is fenced. */
+function leftAt(seqno: number, durable = {}): ServerStory {
+  const story = servingServer("a1", { durable });
+  story.polled(statusOf(DC1, { primary: false, lastCommitted: seqno, rejecting: false }));
+  story.end("fence");
+  story.effects = [];
+  return story;
+}
+
+describe("the lease", () => {
+  test("is counted from when the report was sent, not from when its ack came", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    story.polled(statusOf(ALL));
+    const sentAt = story.now;
+    const report = story.lastReport;
+    story.now += 700;
+    story.polled(statusOf(ALL));
+    story.leased({ sentAt, report });
+    expect(story.state.lapseAt).toBe(sentAt + LEASE_MS);
+  });
+
+  test("the door is closed exactly when it lapses, not one millisecond before", () => {
+    const story = servingServer("a1");
+    const until = story.state.lapseAt;
+    while (story.now < until - 1) {
+      story.now = Math.min(until - 1, story.now + 100);
+      story.polled(statusOf(ALL));
+    }
+    expect(story.has("fence")).toBe(false);
+    expect(story.core.dueAt(story.state)).toBeLessThanOrEqual(until);
+    story.now = until;
+    story.give({ on: "wakeup" });
+    expect(story.has("fence")).toBe(true);
+    expect(story.lastReport.because).toContain("neither lease nor vouches");
+  });
+
+  test("an ack that comes late, or after a newer one, never shortens it", () => {
+    const story = servingServer("a1");
+    const early = { report: story.lastReport, sentAt: story.now };
+    story.now += 1_000;
+    story.polled(statusOf(ALL));
+    story.leased();
+    const until = story.now + LEASE_MS;
+    story.leased(early);
+    expect(story.state.lapseAt).toBe(until);
+    story.now += 1_500;
+    story.polled(statusOf(ALL));
+    story.leased({ ...early });
+    expect(story.state.lapseAt).toBe(until);
+  });
+
+  test("an ack that was overtaken does not take back what the newer one said", () => {
+    const story = servingServer("a1");
+    const early = { report: story.lastReport, sentAt: story.now };
+    story.now += 500;
+    story.polled(statusOf(ALL));
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5], draining: true } });
+    story.leased({ ...early, arbitrator: { epoch: 4, epochs: [], draining: false } });
+    expect(story.state.epochs).toEqual([EPOCH_5]);
+    expect(story.state.draining).toBe(true);
+  });
+
+  test("a promise for another view than the one reported is worth nothing", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    story.polled(statusOf(ALL));
+    story.leased({ promise: { ms: LEASE_MS, view: printOf(DC1, true), epoch: null } });
+    expect(story.state.promises.size).toBe(0);
+  });
+
+  test("a suspension ends every promise at once", () => {
+    const story = servingServer("a1");
+    story.give({ on: "suspended", forMs: 60_000 });
+    expect(story.has("fence")).toBe(true);
+    expect(story.state.vouchedUntil).toBe(story.now + story.config.outwaitMs);
+  });
+});
+
+describe("vouches", () => {
+  test("half of the other segment's servers carry a joint view without the arbitrator", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    story.polled(statusOf(ALL));
+    story.vouched("a2");
+    expect(rightOf(story.state, story.now).ok).toBe(false);
+    story.vouched("b2");
+    expect(story.state.lapseAt).toBe(story.now + LEASE_MS);
+  });
+
+  test("a vouch of a server that is not in the view does not count", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    story.polled(statusOf(["a1", "a2", "b1"]));
+    story.vouched("b2");
+    expect(rightOf(story.state, story.now).ok).toBe(false);
+    story.vouched("b1");
+    expect(story.state.lapseAt).toBe(story.now + LEASE_MS);
+  });
+
+  const peer = (config: ClusterConfig): Report => servingServer("a1", { config }).lastReport;
+
+  test("a server vouches for a peer in its own joint view while its commits flow, and remembers it", () => {
+    const story = servingServer("b1");
+    story.now += 10_000;
+    story.polled(statusOf(ALL));
+    const ack = story.hears("dbserver.1", {
+      verb: "db_status_report",
+      parameters: peer(story.config),
+    });
+    expect(ack?.promise).toEqual({ ms: LEASE_MS, view: printOf(ALL, true), epoch: null });
+    expect(story.state.vouchedUntil).toBe(story.now + story.config.outwaitMs);
+  });
+
+  const refusals: readonly [string, (story: ServerStory) => void, Partial<Report>][] = [
+    ["for another view", () => {}, { fingerprint: printOf(["a1", "b1"], true) }],
+    ["while its commits hang", (story) => story.probed("hung"), {}],
+    [
+      "while Galera gathers its members anew",
+      (story) => story.polled(statusOf(ALL, { evsState: "GATHER" })),
+      {},
+    ],
+    [
+      "for its own view where that is not joint",
+      (story) => story.polled(statusOf(DC2)),
+      { fingerprint: printOf(DC2, true) },
+    ],
+    [
+      "when it is not Primary",
+      (story) => story.polled(statusOf(DC2, { primary: false })),
+      { fingerprint: printOf(DC2, false) },
+    ],
+  ];
+  for (const [when, prepare, changes] of refusals) {
+    test(`a server does not vouch ${when}`, () => {
+      const story = servingServer("b1");
+      prepare(story);
+      const ack = story.hears("dbserver.1", {
+        verb: "db_status_report",
+        parameters: { ...peer(story.config), ...changes },
+      });
+      expect(ack).toMatchObject({ outcome: "ok", promise: null });
+    });
+  }
+
+  test("a probe held by flow control still vouches, a hung one only after progress", () => {
+    const story = servingServer("b1");
+    story.probed("held");
+    const report = { verb: "db_status_report", parameters: peer(story.config) } as const;
+    expect(story.hears("dbserver.1", report)?.promise).not.toBeNull();
+    story.probed("hung");
+    story.polled(statusOf(ALL));
+    expect(story.hears("dbserver.1", report)?.promise).toBeNull();
+    story.polled(statusOf(ALL, { lastCommitted: 101 }));
+    expect(story.hears("dbserver.1", report)?.promise).not.toBeNull();
+  });
+});
+
+describe("the door", () => {
+  test("is opened only after the epoch served under is on disk", () => {
+    const story = new ServerStory("a1");
+    story.autoPersist = false;
+    story.runs();
+    story.polled(statusOf(ALL, { rejecting: true }));
+    story.effects = [];
+    story.leased({ arbitrator: { epoch: 7 } });
+    expect(story.asked()).toEqual(["persist"]);
+    expect(story.state.durable.epochServed).toBe(7);
+    story.done({ do: "persist", durable: story.state.durable });
+    expect(story.asked()).toContain("unfence");
+  });
+
+  test("stays shut while the disk refuses, and the write is tried again", () => {
+    const story = new ServerStory("a1");
+    story.autoPersist = false;
+    story.runs();
+    story.polled(statusOf(ALL, { rejecting: true }));
+    story.effects = [];
+    story.leased({ arbitrator: { epoch: 7 } });
+    story.end("persist", "disk full");
+    story.effects = [];
+    story.pass(1_000);
+    expect(story.has("unfence")).toBe(false);
+    expect(story.has("persist")).toBe(true);
+  });
+
+  test("is not opened before the server is Synced", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    story.polled(statusOf(ALL, { rejecting: true, localState: "Joined" }));
+    story.leased();
+    expect(story.has("unfence")).toBe(false);
+    story.polled(statusOf(ALL, { rejecting: true }));
+    expect(story.has("unfence")).toBe(true);
+  });
+
+  test("that stays open under a newer grant has that epoch on disk", () => {
+    const story = servingServer("a1");
+    story.leased({ epoch: 3, arbitrator: { epoch: 3 } });
+    expect(story.state.durable.epochServed).toBe(3);
+    expect(story.has("fence")).toBe(false);
+  });
+
+  test("is closed at once when the view is no longer Primary, and the leaving position is kept", () => {
+    const story = servingServer("a1");
+    story.polled(statusOf(DC1, { primary: false, lastCommitted: 107, rejecting: false }));
+    expect(story.has("fence")).toBe(true);
+    expect(story.state.durable.leftPrimary).toEqual({ uuid: STATE_UUID, seqno: 107 });
+  });
+
+  test("is closed in a solo view without a grant, and kept open under the newest one", () => {
+    const alone = servingServer("a1");
+    alone.polled(statusOf(DC1, { lastCommitted: 101 }));
+    expect(alone.has("fence")).toBe(true);
+    const granted = servingServer("a1");
+    granted.leased({ epoch: 1 });
+    granted.polled(statusOf(DC1, { lastCommitted: 101 }));
+    expect(granted.has("fence")).toBe(false);
+  });
+
+  test("is closed in a solo view with less than half of the segment, grant or not", () => {
+    const story = servingServer("a1");
+    story.leased({ epoch: 1 });
+    story.polled(statusOf(["a1"], { lastCommitted: 101 }));
+    expect(story.has("fence")).toBe(true);
+  });
+
+  test("a grant that another epoch has overtaken is no right", () => {
+    const story = servingServer("a1");
+    story.leased({ epoch: 1 });
+    story.polled(statusOf(DC1, { lastCommitted: 101 }));
+    const peer = { ...servingServer("b1").lastReport, epochSeen: 2 };
+    story.hears("dbserver.3", { verb: "db_status_report", parameters: peer });
+    expect(story.has("fence")).toBe(true);
+  });
+
+  test("a grant whose epoch a joint view has closed is no right any more", () => {
+    const story = servingServer("a1");
+    story.leased({ epoch: 1 });
+    expect(story.state.grantEpoch).toBe(1);
+    story.now += 500;
+    story.polled(statusOf(ALL));
+    story.leased({ epoch: null, arbitrator: { epoch: 1 } });
+    expect(story.state.grantEpoch).toBeNull();
+    story.polled(statusOf(DC1, { lastCommitted: 101 }));
+    expect(story.has("fence")).toBe(true);
+  });
+
+  test("stay: the holder of the newest grant serves on when its lease is gone", () => {
+    const story = servingServer("a1");
+    story.leased({ epoch: 1 });
+    passPolled(story, 2 * LEASE_MS, { lastCommitted: 101 }, DC1);
+    expect(story.has("fence")).toBe(false);
+    expect(story.lastReport.serving).toBe("on");
+  });
+
+  test("fence: the same holder closes its door exactly at the end of its lease", () => {
+    const story = servingServer("a1", { config: FENCE_CONFIG });
+    story.now += 1;
+    story.leased({ epoch: 1 });
+    const until = story.now + LEASE_MS;
+    passPolled(story, LEASE_MS - 1, { lastCommitted: 101 }, DC1);
+    expect(story.has("fence")).toBe(false);
+    story.now = until;
+    story.give({ on: "wakeup" });
+    expect(story.has("fence")).toBe(true);
+  });
+
+  test("a fence that does not hold within its time ends in a kill", () => {
+    const story = servingServer("a1");
+    story.polled(statusOf(DC1, { primary: false, rejecting: false }));
+    const wantedAt = story.now;
+    story.end("fence", "a session is left");
+    story.effects = [];
+    while (story.now < wantedAt + FENCE_MS - 50) {
+      story.now += 50;
+      story.polled(statusOf(DC1, { primary: false, rejecting: false }));
+    }
+    expect(story.has("kill")).toBe(false);
+    expect(story.core.dueAt(story.state)).toBeLessThanOrEqual(wantedAt + FENCE_MS);
+    story.now = wantedAt + FENCE_MS;
+    story.give({ on: "wakeup" });
+    expect(story.has("kill")).toBe(true);
+  });
+
+  test("a right that lapses while the door is being opened gives the fence no more time than usual", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    story.polled(statusOf(ALL, { rejecting: true }));
+    story.leased();
+    expect(story.has("unfence")).toBe(true);
+    story.polled(statusOf(DC1, { primary: false, rejecting: true }));
+    const lapsedAt = story.now;
+    story.now += 900;
+    story.end("unfence");
+    expect(story.has("fence")).toBe(true);
+    expect(story.state.killAt).toBe(lapsedAt + FENCE_MS);
+  });
+
+  test("hung polls end the right one lease after the last answer, then fence, then kill", () => {
+    const story = servingServer("a1");
+    const answeredAt = story.now;
+    while (story.now < answeredAt + LEASE_MS - 200) {
+      story.now += 200;
+      story.polled(null, "timeout");
+      story.leased();
+    }
+    expect(story.has("fence")).toBe(false);
+    story.now = answeredAt + LEASE_MS;
+    story.give({ on: "wakeup" });
+    expect(story.has("fence")).toBe(true);
+    expect(story.lastReport.because).toBe("mariadbd does not answer");
+    story.now += FENCE_MS;
+    story.give({ on: "wakeup" });
+    expect(story.has("kill")).toBe(true);
+  });
+
+  test("Primary alone, fenced, without a grant and out of the arbitrator's reach it is killed", () => {
+    const story = servingServer("a1");
+    story.polled(statusOf(DC1, { lastCommitted: 101 }));
+    story.end("fence");
+    const since = story.now;
+    passPolled(story, LEASE_MS + FENCE_MS - 1, { lastCommitted: 101, rejecting: true }, DC1);
+    expect(story.has("kill")).toBe(false);
+    story.now = since + LEASE_MS + FENCE_MS;
+    story.give({ on: "wakeup" });
+    expect(story.has("kill")).toBe(true);
+  });
+});
+
+describe("lineage", () => {
+  test("a server that left Primary within the fork point comes back as it is", () => {
+    const story = leftAt(100);
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    expect(story.has("unfence")).toBe(true);
+    expect(story.state.durable).toMatchObject({ epochServed: 5, leftPrimary: null });
+  });
+
+  test("a server beyond the fork point is stopped, then reseeded on the arbitrator's word", () => {
+    const story = leftAt(105);
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    expect(story.has("unfence")).toBe(false);
+    expect(story.has("stop")).toBe(true);
+    expect(story.lastReport.diverged).toBe(true);
+    story.stops("stopped");
+    story.position(130);
+    expect(story.lastReport).toMatchObject({ running: "down", diverged: true });
+    story.pass(1_000);
+    expect(story.has("start")).toBe(false);
+    story.leased({ promise: null, arbitrator: { epoch: 5, epochs: [EPOCH_5], start: "reseed" } });
+    expect(story.effects.findLast((one) => one.do === "start")).toMatchObject({ mode: "reseed" });
+    expect(story.state.diverged).toBe(false);
+  });
+
+  test("a server whose data are of another cluster is beyond every fork point", () => {
+    const story = leftAt(50);
+    const foreign = {
+      ...EPOCH_5,
+      forkPoint: { uuid: "99999999-2222-3333-4444-555555555555", seqno: 100 },
+    };
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+    story.leased({ arbitrator: { epoch: 5, epochs: [foreign] } });
+    expect(story.lastReport.diverged).toBe(true);
+  });
+
+  test("until the arbitrator, or a member serving under the same epoch, has spoken the door stays shut", () => {
+    const story = leftAt(100, { epochServed: 4 });
+    story.now += 5_000;
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+    story.vouched("b1", 5);
+    expect(story.state.lapseAt).toBeLessThan(Number.POSITIVE_INFINITY);
+    expect(story.has("unfence")).toBe(false);
+    story.vouched("b2", 4);
+    expect(story.has("unfence")).toBe(true);
+  });
+
+  test("where fork points since it last served are no longer kept, nothing can be proven", () => {
+    const story = leftAt(100);
+    const epochs = Array.from({ length: 64 }, (_, index) => ({
+      epoch: 10 + index,
+      segment: "dc2",
+      forkPoint: { uuid: STATE_UUID, seqno: 1_000 + index },
+    }));
+    story.polled(statusOf(ALL, { lastCommitted: 2_000, rejecting: true }));
+    story.leased({ arbitrator: { epoch: 73, epochs } });
+    expect(story.lastReport.diverged).toBe(true);
+  });
+
+  test("a mariadbd that rejoined while its watchdog was away must prove where it has been", () => {
+    const story = new ServerStory("a1", { durable: { epochServed: 4 } });
+    story.runs();
+    story.polled(statusOf(ALL, { lastCommitted: 130 }));
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    expect(story.lastReport.diverged).toBe(true);
+    expect(story.has("fence")).toBe(true);
+    const calm = new ServerStory("a1", { durable: { epochServed: 5 } });
+    calm.runs();
+    calm.polled(statusOf(ALL, { lastCommitted: 130 }));
+    calm.leased({ arbitrator: { epoch: 5, epochs: [] } });
+    expect(calm.lastReport).toMatchObject({ diverged: false, serving: "on" });
+  });
+
+  test("a mariadbd that left Primary while its watchdog was away is compared all the same", () => {
+    const story = new ServerStory("a1", { durable: { epochServed: 4 } });
+    story.runs();
+    story.polled(statusOf(DC1, { primary: false, lastCommitted: 105, rejecting: true }));
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    expect(story.lastReport.diverged).toBe(true);
+    expect(story.has("unfence")).toBe(false);
+  });
+});
+
+describe("starting", () => {
+  test("a stopped server is started only on the arbitrator's word on the position that was read", () => {
+    const story = new ServerStory("a1");
+    story.stops("power");
+    expect(story.asked()).toContain("read_position");
+    const early = { report: story.lastReport, promise: null };
+    story.leased({ ...early, arbitrator: { start: "join" } });
+    story.position(105);
+    expect(story.has("start")).toBe(false);
+    story.leased({ ...early, arbitrator: { start: "join" } });
+    expect(story.has("start")).toBe(false);
+    story.leased({ promise: null, arbitrator: { start: "join" } });
+    expect(story.effects.findLast((one) => one.do === "start")).toEqual({
+      do: "start",
+      mode: "join",
+      position: { uuid: STATE_UUID, seqno: 105 },
+    });
+  });
+
+  test("starts that fail are repeated at growing intervals, at most every 30 s", () => {
+    const story = new ServerStory("a1");
+    story.stops();
+    story.position(105);
+    const waits: number[] = [];
+    for (let attempt = 0; attempt < 7; attempt++) {
+      story.leased({ promise: null, arbitrator: { start: "join" } });
+      const from = story.now;
+      story.pass(Math.max(0, story.state.startAt - story.now));
+      expect(story.has("start")).toBe(true);
+      waits.push(story.now - from);
+      story.end("start", "no such file");
+      story.effects = [];
+    }
+    expect(waits).toEqual([0, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000]);
+  });
+
+  test("a server that this watchdog started is fenced from its first moment", () => {
+    const story = new ServerStory("a1");
+    story.stops();
+    story.position(105);
+    story.leased({ promise: null, arbitrator: { start: "join" } });
+    story.runs();
+    expect(story.lastReport).toMatchObject({ fenced: true, serving: "unknown" });
+    story.pass(10_000);
+    expect(story.has("fence")).toBe(false);
+    expect(story.has("kill")).toBe(false);
+  });
+
+  test("a mariadbd found running is not taken for fenced, and is heard before it is judged", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    expect(story.lastReport).toMatchObject({ running: "unknown", fenced: false });
+    expect(story.has("fence")).toBe(false);
+    expect(story.has("poll")).toBe(true);
+  });
+});
+
+describe("asking", () => {
+  test("a notification brings a poll within the same step", () => {
+    const story = servingServer("a1");
+    story.pass(0);
+    story.polled(statusOf(ALL));
+    story.now += 5;
+    story.effects = [];
+    story.hears("wsrep_notify_cmd.1", {
+      verb: "wsrep_notify_cmd",
+      parameters: { status: "connected", uuid: null, primary: false, index: 0, members: [] },
+    });
+    expect(story.has("poll")).toBe(true);
+  });
+
+  test("a notification during a poll brings another one as soon as that ends", () => {
+    const story = servingServer("a1");
+    story.pass(1_000);
+    expect(story.state.polling).toBe(true);
+    story.effects = [];
+    story.hears("wsrep_notify_cmd.1", {
+      verb: "wsrep_notify_cmd",
+      parameters: { status: "synced", uuid: null, primary: true, index: 0, members: null },
+    });
+    expect(story.has("poll")).toBe(false);
+    story.polled(statusOf(ALL));
+    expect(story.has("poll")).toBe(true);
+  });
+
+  test("request_status is answered by a poll begun after the question, not by one under way", () => {
+    const story = servingServer("a1");
+    story.pass(1_000);
+    const begun = story.now;
+    expect(story.state.polling).toBe(true);
+    story.now += 10;
+    story.hears(ARBITRATOR, { verb: "request_status", parameters: { because: "silent" } });
+    const ticket = story.lastTicket;
+    const answered = () => story.effects.some((one) => one.do === "reply" && one.ticket === ticket);
+    story.give({ on: "polled", startedAt: begun, status: statusOf(ALL), error: null });
+    expect(answered()).toBe(false);
+    story.polled(statusOf(ALL));
+    expect(answered()).toBe(true);
+  });
+
+  test("request_status is not answered from memory because an earlier poll had failed", () => {
+    const story = servingServer("a1");
+    story.polled(null, "timeout");
+    story.now += 10;
+    story.effects = [];
+    story.hears(ARBITRATOR, { verb: "request_status", parameters: { because: "silent" } });
+    expect(story.effects.some((one) => one.do === "reply")).toBe(false);
+    story.now += 10;
+    story.polled(null, "timeout");
+    expect(story.effects.some((one) => one.do === "reply")).toBe(true);
+  });
+
+  test("reports go to everybody but itself, at the interval and at every change", () => {
+    const story = servingServer("a1");
+    story.pass(0);
+    story.effects = [];
+    story.probed("hung");
+    const receivers = story.effects.flatMap((one) => (one.do === "send" ? [one.to] : []));
+    expect(receivers).toEqual(["arbitrator.1", "dbserver.2", "dbserver.3", "dbserver.4"]);
+  });
+});
+
+/** A small generator of repeatable chance. */
+function chance(seed: number): (below: number) => number {
+  let value = seed;
+  return (below) => {
+    value = (Math.imul(value, 1_664_525) + 1_013_904_223) >>> 0;
+    return Math.floor((value / 2 ** 32) * below);
+  };
+}
+
+test("whatever happens, no deadline is ever left in the past: 300 random lives of a watchdog", () => {
+  const views = [ALL, DC1, ["a1"], ["a1", "a2", "b1"], ["a1", "b1"]] as const;
+  for (let seed = 1; seed <= 300; seed++) {
+    const pick = chance(seed);
+    const story = new ServerStory("a1", {
+      config: pick(2) === 0 ? FENCE_CONFIG : coreCluster(),
+      durable: { epochServed: pick(3) },
+    });
+    story.autoPersist = pick(4) !== 0;
+    for (let step = 0; step < 120; step++) {
+      const names = views[pick(views.length)] ?? ALL;
+      const status = statusOf(names, {
+        primary: pick(3) !== 0,
+        rejecting: pick(2) === 0,
+        lastCommitted: 100 + pick(10),
+        localState: pick(4) === 0 ? "Joined" : "Synced",
+        evsState: pick(6) === 0 ? "GATHER" : "OPERATIONAL",
+      });
+      const open = story.effects.findLast((one) =>
+        ["fence", "unfence", "persist", "start", "stop", "kill"].includes(one.do),
+      );
+      const error = pick(3) === 0 ? "it broke" : null;
+      const acts: (() => unknown)[] = [
+        () => story.polled(status),
+        () => story.polled(null),
+        () => story.probed((["committed", "refused", "hung", "held"] as const)[pick(4)]),
+        () => story.runs(pick(3)),
+        () => story.stops(),
+        () => story.position(pick(2) === 0 ? null : 100 + pick(10)),
+        () =>
+          story.leased({
+            epoch: pick(2) === 0 ? null : pick(4),
+            arbitrator: {
+              epoch: pick(4),
+              epochs: [EPOCH_5],
+              start: (["join", "reseed", "wait"] as const)[pick(3)] ?? "wait",
+            },
+          }),
+        () => story.vouched("b1", pick(4)),
+        () => story.order({ epoch: pick(6) + 1, expectedFingerprint: printOf(names, false) }),
+        () => story.startOrder("bootstrap", { epoch: pick(6) + 1, position: null }),
+        () =>
+          story.give({
+            on: "formed",
+            outcome: (["given", "changed", "failed"] as const)[pick(3)] ?? "given",
+            error,
+          }),
+        () => story.give({ on: "suspended", forMs: 1_000 }),
+        () => open !== undefined && story.done(open, error),
+        () => story.hears(ARBITRATOR, { verb: "request_status", parameters: { because: "" } }),
+      ];
+      // `give` itself demands that the deadline is after now.
+      acts[pick(acts.length)]?.();
+      story.now += pick(3) === 0 ? 0 : pick(800);
+      const due = story.core.dueAt(story.state);
+      if (due <= story.now) story.give({ on: "wakeup" } satisfies DbServerEvent);
+    }
+  }
+});
