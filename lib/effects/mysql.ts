@@ -734,17 +734,17 @@ export function statusFromRows(rows: PollRows): { status: WsrepStatus; torn: boo
   const connected = values.get("wsrep_connected") === "ON";
   const size = numberOf(values.get("wsrep_cluster_size")) ?? 0;
   const listed = rows.members.filter((row) => row[2] != null);
+  const view = rows.members[0];
+  const behind = (view?.[0] === "primary") !== primary || Number(view?.[1] ?? 0) !== size;
+  // The plugin learns of a view only once wsrep_notify_cmd has returned, the status before it is
+  // called. What members a shrunken or promoted view has is told by the addresses meanwhile.
   const inView =
-    rows.source === "plugin"
+    rows.source === "plugin" && !behind
       ? listed
       : present(listed, values.get("wsrep_incoming_addresses") ?? "");
   // A list of the wrong length is of another view: no list is better than that.
   const members = connected && inView.length === size ? inView.map(memberOf) : [];
-  const view = rows.members[0];
-  const torn =
-    connected &&
-    rows.source === "plugin" &&
-    ((view?.[0] === "primary") !== primary || Number(view?.[1] ?? 0) !== size);
+  const torn = connected && rows.source === "plugin" && behind && members.length === 0;
   const stateUuid = values.get("wsrep_cluster_state_uuid") ?? "";
   const options = providerOptions ?? "";
   const weight = connected ? numberOf(optionOf(options, "pc.weight")) : null;
