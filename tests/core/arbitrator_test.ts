@@ -1,0 +1,547 @@
+import { describe, expect, test } from "bun:test";
+import type { BodyOf } from "../../lib/message/mod.ts";
+import {
+  ALL,
+  ArbitratorStory,
+  calmArbitrator,
+  coreCluster,
+  DC1,
+  DC2,
+  down,
+  printOf,
+  type Seen,
+  STATE_UUID,
+} from "../support/cores.ts";
+
+const CUT1: Seen = { view: DC1, primary: "no" };
+const CUT2: Seen = { view: DC2, primary: "no" };
+const SIGNED = { who: "eve", why: "test" };
+/** The complete view as it is after somebody has come back: another one than before. */
+const JOINED = `${printOf(ALL, true)}+ffffffff-0000-0000-0000-000000000000`;
+
+/** dc1 was lost, dc2 is ordered to form the Primary. */
+function ordered() {
+  const story = calmArbitrator();
+  story.pass(6_000);
+  story.reports(DC2, CUT2);
+  return { story, ...story.order() };
+}
+
+describe("nothing leaves before it is written", () => {
+  test("an ack that rests on a new view waits for the disk", () => {
+    const story = new ArbitratorStory();
+    story.autoWrite = false;
+    expect(story.reports(ALL)).toBeUndefined();
+    expect(story.ackOf(story.lastTicket)).toBeUndefined();
+    story.written();
+    expect(story.ackOf(story.lastTicket)?.promise).toMatchObject({ view: printOf(ALL, true) });
+  });
+
+  test("the promise counts from when the ack left, not from when it was decided", () => {
+    const story = new ArbitratorStory();
+    story.autoWrite = false;
+    story.reports(ALL);
+    story.now += 300;
+    story.written();
+    expect(story.state.promisedAt.get("dbserver.4")).toBe(story.now);
+  });
+
+  test("an order waits for the disk, and so does every ack after it", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.autoWrite = false;
+    story.reports(DC2, CUT2);
+    expect(story.orders()).toEqual([]);
+    // An ack without a promise tells the epoch, which must not be forgotten either.
+    expect(story.report("b1", CUT2)).toBeUndefined();
+    const revision = story.state.revision;
+    story.give({ on: "written", revision, error: null });
+    const leaving = story.effects.map((effect) => effect.do);
+    expect(leaving).toContain("send");
+    expect(story.ackOf(story.lastTicket)?.arbitrator?.epoch).toBe(1);
+  });
+
+  test("what was noted during a write waits for the next one", () => {
+    const story = new ArbitratorStory();
+    story.autoWrite = false;
+    story.reports(ALL);
+    const first = story.state.revision;
+    story.report("a1", { fingerprint: JOINED, lastCommitted: 150 });
+    const ticket = story.lastTicket;
+    story.give({ on: "written", revision: first, error: null });
+    expect(story.ackOf(ticket)).toBeUndefined();
+    story.written();
+    expect(story.ackOf(ticket)).toBeDefined();
+  });
+
+  test("a write that fails drops orders and strips acks of promise and epoch", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.autoWrite = false;
+    story.reports(DC2, CUT2);
+    const ticket = story.lastTicket;
+    story.written("no space left");
+    expect(story.orders()).toEqual([]);
+    story.reports(DC2, CUT2);
+    expect(story.ackOf(ticket)).toBeUndefined();
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "store.trusted",
+      because: "the store cannot be written: no space left",
+    });
+  });
+
+  test("an ack released by a failed write promises nothing and tells nothing", () => {
+    const story = new ArbitratorStory();
+    story.autoWrite = false;
+    story.reports(ALL);
+    story.written("no space left");
+    expect(story.ackOf(story.lastTicket)).toMatchObject({
+      outcome: "failed",
+      promise: null,
+      arbitrator: null,
+    });
+  });
+
+  test("a failed write is tried again after a second, and then all is well", () => {
+    const story = new ArbitratorStory();
+    story.autoWrite = false;
+    story.reports(ALL);
+    story.written("no space left");
+    expect(story.core.dueAt(story.state)).toBe(story.now + 1_000);
+    story.effects = [];
+    story.autoWrite = true;
+    story.pass(1_000);
+    expect(story.state.diskError).toBeNull();
+    expect(story.report("a1")?.promise).not.toBeNull();
+  });
+});
+
+describe("promises", () => {
+  test("a joint view in which half of every segment flows is promised to last", () => {
+    expect(calmArbitrator().report("a1")?.promise).toEqual({
+      ms: 3_000,
+      view: printOf(ALL, true),
+      epoch: null,
+    });
+  });
+
+  test("none while commits flow at less than half of a segment", () => {
+    const story = calmArbitrator();
+    story.report("b1", { probe: "hanging" });
+    expect(story.report("a1")?.promise).not.toBeNull();
+    story.report("b2", { probe: "hanging" });
+    expect(story.report("a1")).toMatchObject({
+      promise: null,
+      because: "no promise: commits flow at less than half of a segment",
+    });
+  });
+
+  test("none where the other segment is silent, however well this one flows", () => {
+    const story = calmArbitrator();
+    story.pass(2_001);
+    story.report("a2");
+    expect(story.report("a1")?.promise).toBeNull();
+  });
+
+  test("none for a solo view without a grant, nor while another segment holds one", () => {
+    const story = calmArbitrator();
+    expect(story.report("a1", { view: DC1, lastCommitted: 150 })?.promise).toBeNull();
+    const other = ordered().story;
+    expect(other.report("a1")?.because).toContain("dc2 holds epoch 1");
+  });
+
+  test("the holder's view is promised under its epoch, with more than half of its servers in it", () => {
+    const { story, sent } = ordered();
+    story.answered(sent, "ok");
+    const seen = { view: DC2, lastCommitted: 101, epochSeen: 1 };
+    expect(story.report("b1", seen)?.promise).toMatchObject({ epoch: 1 });
+    expect(story.report("b1", { ...seen, view: ["b1"] })?.promise).toBeNull();
+  });
+});
+
+describe("views", () => {
+  test("an older view that is told late is not noted", () => {
+    const story = calmArbitrator();
+    story.reports(ALL, { fingerprint: JOINED, lastCommitted: 150 });
+    story.report("b1", { lastCommitted: 149 });
+    expect(story.state.durable.noted?.fingerprint).toBe(JOINED);
+  });
+
+  test("a lesser view of another segment is not noted while a segment holds an epoch", () => {
+    const { story } = ordered();
+    story.report("a1", { view: DC1, lastCommitted: 150 });
+    expect(story.state.durable.noted?.members).toEqual([...ALL]);
+  });
+
+  test("a joint view closes the epoch once half of every segment is Synced in it", () => {
+    const { story, sent } = ordered();
+    story.answered(sent, "ok");
+    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1 });
+    const joined = { fingerprint: JOINED, lastCommitted: 150, epochSeen: 1 };
+    story.reports(DC2, joined);
+    story.report("a1", { ...joined, localState: "Joined" });
+    expect(story.state.durable.grant).not.toBeNull();
+    story.report("a1", joined);
+    expect(story.state.durable.grant).toBeNull();
+    expect(story.logged()).toContain("epoch_closed");
+  });
+
+  test("a joint view whose commits hang closes nothing, and opens one epoch, not one per report", () => {
+    const story = calmArbitrator({ config: coreCluster({ weights: { a1: 2, a2: 2 } }) });
+    for (let round = 0; round < 8; round++) {
+      story.pass(500);
+      story.reports(ALL, { probe: "hanging" });
+    }
+    expect(story.state.durable).toMatchObject({ epoch: 1, grant: { segment: "dc1" } });
+  });
+});
+
+describe("orders", () => {
+  test("an order names epoch, view, fork point, evidence and the report that it rests on", () => {
+    const { story, to, order } = ordered();
+    expect(to).toBe("dbserver.3");
+    expect(order).toMatchObject({
+      epoch: 1,
+      storeId: "store-1",
+      segment: "dc2",
+      expectedFingerprint: printOf(DC2, false),
+      notedView: printOf(ALL, true),
+      forkPoint: { uuid: STATE_UUID, seqno: 100 },
+      basis: "arithmetic",
+      reportNumber: story.state.heard.get("dbserver.3")?.report.reportNumber ?? -1,
+    });
+    expect(story.state.durable.epochs).toEqual([
+      { epoch: 1, segment: "dc2", forkPoint: { uuid: STATE_UUID, seqno: 100 } },
+    ]);
+  });
+
+  test("the target is the server with the most commits, and the fork point is its own", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.report("b1", { ...CUT2, lastCommitted: 100 });
+    story.report("b2", { ...CUT2, lastCommitted: 102 });
+    const { to, order } = story.order();
+    expect(to).toBe("dbserver.4");
+    expect(order.forkPoint?.seqno).toBe(102);
+  });
+
+  test("a refused order is void: grant, segment and fork point are as before, its number is used up", () => {
+    const { story, sent } = ordered();
+    expect(story.state.durable.primarySegment).toBe("dc2");
+    story.now += 3_000;
+    story.answered(sent, "refused", "view.expected");
+    expect(story.state.durable).toMatchObject({
+      epoch: 1,
+      grant: null,
+      primarySegment: "dc1",
+      epochs: [],
+    });
+  });
+
+  test("an earlier holder goes on under the number of the order that was void", () => {
+    const { story, sent } = ordered();
+    story.answered(sent, "ok");
+    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1 });
+    story.pass(10_000);
+    story.reports(DC2, down(101, { epochSeen: 1 }));
+    story.reports(DC1, CUT1);
+    story.effects = [];
+    const force = { segment: "dc1", allowDataLoss: true, ...SIGNED };
+    expect(story.person({ verb: "make_primary", parameters: force })?.outcome).toBe("ok");
+    const forced = story.order();
+    expect(forced.order.epoch).toBe(2);
+    story.now += 3_000;
+    story.answered(forced.sent, "refused", "vouch.outwaited");
+    expect(story.state.durable.grant).toMatchObject({ epoch: 2, segment: "dc2", order: "done" });
+    const seen = { view: DC2, lastCommitted: 101, epochSeen: 2 };
+    expect(story.report("b1", seen)?.promise).toMatchObject({ epoch: 2 });
+  });
+
+  test("an order without an answer counts as obeyed", () => {
+    const { story } = ordered();
+    story.pass(60_000);
+    story.reports(DC1, CUT1);
+    expect(story.verdict("dc1").rule).toBe("epoch.free");
+  });
+
+  test("an order that failed is given again, under a new epoch, after a pause", () => {
+    const { story, sent } = ordered();
+    story.answered(sent, "failed", "no Primary view");
+    story.reports(DC2, CUT2);
+    expect(story.orders()).toEqual([]);
+    story.pass(1_000);
+    story.reports(DC2, CUT2);
+    expect(story.order().order.epoch).toBe(2);
+  });
+
+  test("reports from before a promotion bring no second order after it", () => {
+    const { story, sent } = ordered();
+    story.answered(sent, "ok");
+    story.pass(100);
+    story.report("b2", CUT2);
+    story.pass(1_000);
+    expect(story.orders()).toEqual([]);
+    expect(story.state.durable.epoch).toBe(1);
+  });
+
+  test("an answer to an order of another epoch or by another server changes nothing", () => {
+    const { story, sent, order } = ordered();
+    story.answered({ ...sent, to: "dbserver.4" }, "refused");
+    const old = { ...sent, body: { verb: "make_primary", parameters: { ...order, epoch: 0 } } };
+    story.answered(old as typeof sent, "refused");
+    expect(story.state.durable.grant).toMatchObject({ epoch: 1, segment: "dc2" });
+  });
+
+  test("dc2 stopped cleanly: dc1 is told that it holds, and no statement is needed", () => {
+    const story = calmArbitrator();
+    story.reports(DC2, down(100));
+    story.effects = [];
+    story.reports(DC1, { view: DC1, lastCommitted: 102 });
+    expect(story.state.durable.grant).toMatchObject({ segment: "dc1", kind: "hold", epoch: 1 });
+    expect(story.orders()).toEqual([]);
+    expect(story.report("a1", { view: DC1, lastCommitted: 102 })?.promise?.epoch).toBe(1);
+  });
+});
+
+describe("a store that cannot be trusted", () => {
+  test("amnesia: it observes, promises nothing, and grants again only after resume --rearm and an outwait", () => {
+    const story = new ArbitratorStory({ observing: "the store is missing" });
+    story.reports(DC2, { ...CUT2, epochSeen: 7 });
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "store.trusted",
+      because: "the store is missing",
+    });
+    expect(story.report("a1")?.promise).toBeNull();
+    const plain = story.person({ verb: "resume", parameters: { rearm: false, ...SIGNED } });
+    expect(plain).toMatchObject({ outcome: "refused" });
+    expect(plain?.because).toContain("--rearm");
+    expect(story.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } })?.outcome).toBe(
+      "ok",
+    );
+    expect(story.state.durable.epoch).toBe(8);
+    story.reports(DC2, { ...CUT2, epochSeen: 7 });
+    expect(story.verdict("dc2").rule).toBe("restart.outwaited");
+    expect(story.orders()).toEqual([]);
+  });
+
+  test("a suspension acts as a restart: nothing is known, and an outwait passes first", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.give({ on: "suspended", forMs: 60_000 });
+    expect(story.state.heard.size).toBe(0);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).toBe("restart.outwaited");
+    story.pass(story.config.outwaitMs);
+    story.reports(DC2, CUT2);
+    expect(story.verdict("dc2").rule).not.toBe("restart.outwaited");
+  });
+
+  test("a restart repeats no order and forgets no grant", () => {
+    const { story } = ordered();
+    const again = new ArbitratorStory({ durable: story.state.durable });
+    again.reports(DC1, CUT1);
+    expect(again.orders()).toEqual([]);
+    expect(again.verdict("dc1").rule).toBe("epoch.free");
+  });
+});
+
+describe("full outage", () => {
+  /** Everybody is down; where each stands. */
+  function outage(at: Readonly<Record<string, number | null>>): ArbitratorStory {
+    const story = calmArbitrator();
+    story.pass(20_000);
+    for (const [name, seqno] of Object.entries(at)) story.report(name, down(seqno));
+    return story;
+  }
+
+  test("the most advanced begins, as a new epoch, and its order names its position", () => {
+    const [order] = outage({ a1: 100, a2: 103, b1: 104, b2: 102 }).orders();
+    expect(order).toMatchObject({
+      to: "dbserver.3",
+      body: {
+        verb: "bootstrap",
+        parameters: { epoch: 1, position: { uuid: STATE_UUID, seqno: 104 } },
+      },
+    });
+  });
+
+  test("the epoch last served under counts before the seqno", () => {
+    const story = calmArbitrator({ durable: { epoch: 5 } });
+    story.pass(20_000);
+    story.reports(["a1", "a2"], down(900, { epochServed: 4 }));
+    story.reports(["b1", "b2"], down(200, { epochServed: 5 }));
+    expect(story.orders()[0]?.to).toBe("dbserver.3");
+  });
+
+  test("ties: safe_to_bootstrap, then the primary segment, then the serial", () => {
+    const story = calmArbitrator();
+    story.pass(20_000);
+    story.reports(["a1", "a2", "b1"], down(100));
+    story.report("b2", down(100, { safeToBootstrap: true }));
+    expect(story.orders()[0]?.to).toBe("dbserver.4");
+    expect(outage({ b2: 100, b1: 100, a2: 100, a1: 100 }).orders()[0]?.to).toBe("dbserver.1");
+  });
+
+  test("outage.silent: a server of the noted view that says nothing may know more", () => {
+    const story = outage({ a1: 100, a2: 100, b1: 100 });
+    expect(story.verdict("dc1")).toMatchObject({ rule: "outage.silent" });
+    expect(story.verdict("dc1").because).toContain("b2 may know more");
+    story.reports(["a1", "a2", "b1"], down(100));
+    story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+    expect(story.orders()).toHaveLength(1);
+  });
+
+  test("outage.position: a server that cannot say where it stands holds everything up", () => {
+    const story = outage({ a1: 100, a2: 100, b1: 100, b2: null });
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "outage.position",
+      because: "no position can be read of b2",
+    });
+    story.report("b2", down(100));
+    expect(story.orders()).toHaveLength(1);
+  });
+
+  test("outage.lineage: positions of two clusters are not compared", () => {
+    const story = outage({ a1: 100, a2: 100, b1: 100 });
+    const foreign = { uuid: "99999999-2222-3333-4444-555555555555", seqno: 900 };
+    story.report("b2", down(0, { position: foreign }));
+    expect(story.verdict("dc1").rule).toBe("outage.lineage");
+    story.report("b2", down(100));
+    expect(story.orders()).toHaveLength(1);
+  });
+
+  test("nobody begins while anybody is up, paused, or the outwait is not over", () => {
+    const running = calmArbitrator();
+    running.reports(["a1", "a2", "b1"], down(100));
+    expect(running.orders()).toEqual([]);
+    const paused = calmArbitrator();
+    paused.person({ verb: "pause", parameters: SIGNED });
+    paused.pass(20_000);
+    paused.reports(ALL, down(100));
+    expect(paused.orders()).toEqual([]);
+    const fresh = new ArbitratorStory({ armed: false });
+    fresh.reports(ALL, down(100));
+    expect(fresh.orders()).toEqual([]);
+  });
+
+  test("an accepted bootstrap is not given again while the server starts", () => {
+    const story = outage({ a1: 100, a2: 100, b1: 100, b2: 100 });
+    const [sent] = story.orders();
+    if (sent === undefined) throw new Error("no order");
+    story.answered(sent, "ok", "starting");
+    story.reports(ALL, down(100, { epochSeen: 1 }));
+    story.pass(1_000);
+    story.reports(ALL, down(100, { epochSeen: 1 }));
+    expect(story.orders()).toEqual([]);
+    story.report("a1", { view: ["a1"], lastCommitted: 101, epochSeen: 1, epochServed: 1 });
+    expect(story.state.durable.grant).toMatchObject({ kind: "bootstrap", order: "done" });
+  });
+
+  test("stopped servers join once somebody is Primary, and are reseeded beyond a fork point or without proof", () => {
+    const story = calmArbitrator({
+      durable: {
+        epoch: 5,
+        epochs: [{ epoch: 5, segment: "dc2", forkPoint: { uuid: STATE_UUID, seqno: 100 } }],
+      },
+    });
+    const start = (seqno: number | null, changes = {}) =>
+      story.report("a1", down(seqno, changes))?.arbitrator?.start;
+    expect(start(100)).toBe("join");
+    expect(start(101)).toBe("reseed");
+    expect(start(101, { epochServed: 5 })).toBe("join");
+    expect(start(null)).toBe("reseed");
+    expect(start(100, { diverged: true })).toBe("reseed");
+    story.pass(10_000);
+    expect(start(100)).toBe("wait");
+  });
+});
+
+describe("people", () => {
+  const refused: readonly [string, BodyOf<"command>arbitrator">, string][] = [
+    [
+      "an unknown server",
+      { verb: "drain", parameters: { node: "c9", ...SIGNED } },
+      "no server or segment is called c9: there are a1, a2, b1, b2",
+    ],
+    [
+      "an unknown segment",
+      { verb: "make_primary", parameters: { segment: "dc9", allowDataLoss: false, ...SIGNED } },
+      "no segment is called dc9: there are dc1, dc2",
+    ],
+    [
+      "a promotion in calm",
+      { verb: "make_primary", parameters: { segment: "dc2", allowDataLoss: true, ...SIGNED } },
+      "candidate.exists: dc2 is in a joint view",
+    ],
+  ];
+  for (const [what, body, because] of refused) {
+    test(`${what} is refused with words`, () => {
+      expect(calmArbitrator().person(body)).toMatchObject({ outcome: "refused", because });
+    });
+  }
+
+  test("of two people at once the second is refused with the first one's name", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.reports(DC2, {
+      ...CUT2,
+      lastPrimary: { fingerprint: printOf(ALL, true), synced: false },
+    });
+    const force = (segment: string, who: string) =>
+      story.person({
+        verb: "make_primary",
+        parameters: { segment, allowDataLoss: true, who, why: "" },
+      });
+    expect(force("dc2", "eve")?.outcome).toBe("ok");
+    expect(force("dc1", "bob")).toMatchObject({
+      outcome: "refused",
+      because: "eve is making dc2 primary",
+    });
+  });
+
+  test("drain takes a server, an id or a segment, tells the servers, and is safe to repeat", () => {
+    const story = calmArbitrator();
+    for (const node of ["a1", "dbserver.1", "dc1", "dc1"]) {
+      expect(story.person({ verb: "drain", parameters: { node, ...SIGNED } })?.outcome).toBe("ok");
+    }
+    expect(story.state.durable.draining).toEqual(["dbserver.1", "dbserver.2"]);
+    expect(story.report("a2")?.arbitrator?.draining).toBe(true);
+    story.person({ verb: "undrain", parameters: { node: "a2", ...SIGNED } });
+    expect(story.state.durable.draining).toEqual(["dbserver.1"]);
+  });
+
+  test("the answer to a person waits for the disk, and says so where the disk refuses", () => {
+    const story = calmArbitrator();
+    story.autoWrite = false;
+    expect(story.person({ verb: "pause", parameters: SIGNED })).toBeUndefined();
+    const ticket = story.lastTicket;
+    story.written("disk full");
+    expect(story.ackOf(ticket)).toMatchObject({
+      outcome: "failed",
+      because: "the arbitrator's store cannot be written",
+    });
+  });
+
+  test("status_summary is answered at once, from what is known", () => {
+    const story = calmArbitrator();
+    story.autoWrite = false;
+    story.effects = [];
+    story.person({ verb: "status_summary", parameters: {} });
+    const reply = story.effects.find((effect) => effect.do === "reply");
+    expect(reply).toMatchObject({
+      body: { verb: "status_summary", parameters: { health: "healthy", primarySegment: "dc1" } },
+    });
+  });
+
+  test("status_summary tells no age beyond the day that the wire allows", () => {
+    const story = calmArbitrator();
+    story.now += 2 * 86_400_000;
+    story.person({ verb: "status_summary", parameters: {} });
+    const reply = story.effects.findLast((effect) => effect.do === "reply");
+    expect(reply).toMatchObject({
+      body: {
+        parameters: { health: "cannot_tell", servers: [{ heardAgoMs: 86_400_000 }, {}, {}, {}] },
+      },
+    });
+  });
+});
