@@ -243,8 +243,8 @@ describe("orders", () => {
     story.answered(sent, "ok");
     story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1 });
     story.pass(10_000);
-    story.reports(DC2, down(101, { epochSeen: 1 }));
     story.reports(DC1, CUT1);
+    story.reports(DC2, down(101, { epochSeen: 1 }));
     story.effects = [];
     const force = { segment: "dc1", allowDataLoss: true, ...SIGNED };
     expect(story.person({ verb: "make_primary", parameters: force })?.outcome).toBe("ok");
