@@ -41,6 +41,8 @@ export interface ArbitratorStart {
 const DECISIONS_MAX = 32;
 /** After an order that failed. */
 const ORDER_PAUSE_MS = 1_000;
+/** After an order that was refused: what it was refused for takes time to pass. */
+const REFUSED_PAUSE_MS = 250;
 /** A write that failed is tried again. */
 const WRITE_AGAIN_MS = 1_000;
 /** While a candidate waits for time to pass, it is judged this often. */
@@ -213,6 +215,8 @@ function noteView(turn: Turn, from: PartyId, report: Report): void {
   const joint = isJoint(config, namesOf(report));
   // While a segment holds an epoch, a lesser view of another one is not the cluster's.
   if (durable.grant !== null && durable.grant.segment !== segment && !joint) return;
+  // A view of an older lineage, as of a server that slept through a promotion, is not newer either.
+  if (report.epochServed < (durable.grant?.epoch ?? durable.noted?.epochServed ?? 0)) return;
   // An older view is told late: each newer Primary view has consumed a seqno.
   const sameState =
     durable.noted === null || durable.noted.fingerprint.startsWith(`${report.stateUuid}/`);
@@ -222,6 +226,7 @@ function noteView(turn: Turn, from: PartyId, report: Report): void {
       fingerprint: report.fingerprint,
       members: report.members.map((member) => member.name),
       seqno: report.lastCommitted,
+      epochServed: report.epochServed,
     },
   });
   set(turn, { notedAt: turn.now });
@@ -309,7 +314,7 @@ function learnOutcome(turn: Turn, event: Answered): void {
           epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
         });
       }
-      set(turn, { undo: null, orderPauseUntil: now + LOOK_MS });
+      set(turn, { undo: null, orderPauseUntil: now + REFUSED_PAUSE_MS });
       return;
     case "failed":
       set(turn, { orderPauseUntil: now + ORDER_PAUSE_MS });
@@ -325,6 +330,7 @@ function decide(turn: Turn): void {
   closeWindow(turn);
   const verdicts = new Map<string, Verdict>();
   let waiting = false;
+  let granted = false;
   const outage = chooseBootstrap(turn.state, now);
   for (const segment of turn.state.config.segments) {
     const facts = factsOf(turn.state, segment.name, now);
@@ -332,10 +338,12 @@ function decide(turn: Turn): void {
       facts.candidate === null && outage.is === "waiting" ? outage.verdict : judge(facts);
     verdicts.set(segment.name, verdict);
     record(turn, segment.name, verdict);
-    if (verdict.rule === PROMOTE) grantTo(turn, facts);
-    else if (facts.candidate !== null) waiting = true;
+    if (verdict.rule === PROMOTE) {
+      grantTo(turn, facts);
+      granted = true;
+    } else if (facts.candidate !== null) waiting = true;
   }
-  if (outage.is === "ready") waiting = !bootstrapFrom(turn, outage) || waiting;
+  if (outage.is === "ready" && !granted) waiting = !bootstrapFrom(turn, outage) || waiting;
   set(turn, { verdicts, lookAt: waiting ? now + LOOK_MS : nextTimed(turn) });
 }
 
@@ -452,17 +460,42 @@ function bootstrapFrom(
     now < state.orderPauseUntil;
   if (barred) return false;
   const epoch = state.durable.epoch + 1;
+  // A survivor that runs forms the Primary where it is; a stopped one has to be started for it.
+  const runs = report.running === "up";
   open(turn, {
     epoch,
     segment: server.segment,
-    kind: "bootstrap",
+    kind: runs ? "form" : "bootstrap",
     target: server.id,
-    expectedFingerprint: null,
+    expectedFingerprint: report.fingerprint,
     forkPoint: position,
     basis: "confirmed",
     order: "given",
     changesSegment: false,
   });
+  if (runs) {
+    set(turn, { orderPauseUntil: now + state.config.timing.orderMaxAgeMs });
+    emit(turn, {
+      do: "send",
+      to: server.id,
+      body: {
+        verb: "make_primary",
+        parameters: {
+          epoch,
+          storeId: state.durable.storeId,
+          reportNumber: report.reportNumber,
+          because: clip(`full outage: ${server.name} survives and is the most advanced`),
+          segment: server.segment,
+          expectedFingerprint: report.fingerprint ?? "",
+          notedView: state.durable.noted?.fingerprint ?? null,
+          forkPoint: position,
+          basis: "confirmed",
+        },
+      },
+      expiresMs: state.config.timing.orderMaxAgeMs,
+    });
+    return true;
+  }
   // Starting takes longer than forming: a process has to come up and recover.
   set(turn, { orderPauseUntil: now + BOOTSTRAP_MS });
   emit(turn, {
@@ -546,7 +579,7 @@ function promiseFor(
   if (state.diskError !== null) return `no promise: ${state.diskError}`;
   if (report.primary !== "yes") return "no promise: not Primary";
   if (grant !== null && grant.segment === segment) {
-    return holdsMajority(state.config, grant.segment, names)
+    return holdsMajority(state.config, grant.segment, names) || isJoint(state.config, names)
       ? grant.epoch
       : "no promise: less than half of the segment is in the view";
   }

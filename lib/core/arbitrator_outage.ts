@@ -59,6 +59,12 @@ function waiting(rule: string, because: string, wouldChange: string): Outage {
   return { is: "waiting", verdict: { rule, because, wouldChange } };
 }
 
+/** Position of a stopped server, or of one that runs outside any Primary. */
+function standsAt(report: Report | null): Position | null {
+  if (report === null || report.running === "down") return report?.position ?? null;
+  return report.stateUuid === null ? null : { uuid: report.stateUuid, seqno: report.lastCommitted };
+}
+
 /** After a full outage: which server begins. */
 export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
   const { noted } = state.durable;
@@ -72,14 +78,19 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     server,
     report: youngReport(state, server.id, { now, maxAgeMs }),
   }));
-  // A full outage begins when somebody is down and nobody is up; until then there is nothing to say.
-  const up = state.config.servers.some((server) => {
-    const report = youngReport(state, server.id, { now, maxAgeMs });
-    return report !== null && report.running !== "down";
-  });
-  if (up || heard.every(({ report }) => report === null)) return { is: "none" };
+  // Only where nobody is Primary, or may be: starting, silent to SQL, or open.
+  const young = state.config.servers.flatMap(
+    (server) => youngReport(state, server.id, { now, maxAgeMs }) ?? [],
+  );
+  const down = young.filter((report) => report.running === "down").length;
+  const idle = young.filter(
+    (report) => report.running === "up" && report.primary === "no" && report.fenced,
+  ).length;
+  if (down === 0 || down + idle < young.length) return { is: "none" };
   const silent = heard.filter(({ report }) => report === null).map(({ server }) => server.name);
   if (silent.length > 0) {
+    // With survivors up, who may be promoted by their majority, this is no full outage.
+    if (idle > 0) return { is: "none" };
     return waiting(
       "outage.silent",
       `every server is down or silent, and ${silent.join(", ")} may know more`,
@@ -87,7 +98,7 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     );
   }
   const without = heard
-    .filter(({ report }) => report?.position === null || (report?.position.seqno ?? -1) < 0)
+    .filter(({ report }) => (standsAt(report)?.seqno ?? -1) < 0)
     .map(({ server }) => server.name);
   if (without.length > 0) {
     return waiting(
@@ -96,9 +107,10 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
       "their data is mended, or a person retires them",
     );
   }
-  const stood = heard.flatMap(({ server, report }) =>
-    report?.position ? [{ server, report, position: report.position }] : [],
-  );
+  const stood = heard.flatMap(({ server, report }) => {
+    const position = standsAt(report);
+    return report === null || position === null ? [] : [{ server, report, position }];
+  });
   const lineages = new Set(stood.map(({ position }) => position.uuid));
   if (lineages.size > 1) {
     return waiting(

@@ -213,12 +213,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
         .map((each) => each.server.name) ?? [],
     notExcluded: outside.notExcluded,
     basis: person?.allowDataLoss === true ? "forced" : outside.basis,
-    knowsNotedView:
-      candidate !== null &&
-      (state.durable.noted === null ||
-        candidate.reporting.some(
-          (each) => each.report.lastPrimary?.fingerprint === state.durable.noted?.fingerprint,
-        )),
+    knowsNotedView: candidate !== null && knowsNewest(state, candidate),
     openElsewhere:
       grant !== null && grant.segment !== segment
         ? `${grant.segment} holds epoch ${grant.epoch}`
@@ -230,6 +225,37 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
     flapping: flapping(state, candidate, { segment, now }),
     person,
   };
+}
+
+/** Has the candidate a server of the noted view; with none noted, the most advanced of all servers. */
+function knowsNewest(state: ArbitratorState, candidate: Candidate): boolean {
+  const { noted, retired } = state.durable;
+  if (noted !== null) {
+    return candidate.reporting.some(
+      (each) => each.report.lastPrimary?.fingerprint === noted.fingerprint,
+    );
+  }
+  // A store that lost its memory: only the servers' own memories are left, all of them.
+  const inside = new Set(candidate.reporting.map((each) => each.server.id));
+  let most: readonly [number, number] = [0, -1];
+  for (const { report } of candidate.reporting) most = later(most, standing(report));
+  return state.config.servers.every((server) => {
+    if (inside.has(server.id) || retired.includes(server.id)) return true;
+    const report = state.heard.get(server.id)?.report;
+    return report !== undefined && later(most, standing(report)) === most;
+  });
+}
+
+/** Epoch last served under, and seqno: how far a server has come. */
+function standing(report: Report): readonly [number, number] {
+  return [report.epochServed, Math.max(report.lastCommitted, report.position?.seqno ?? -1)];
+}
+
+function later(
+  a: readonly [number, number],
+  b: readonly [number, number],
+): readonly [number, number] {
+  return b[0] > a[0] || (b[0] === a[0] && b[1] > a[1]) ? b : a;
 }
 
 /** How old a report may be and still describe the present. */
@@ -377,10 +403,11 @@ function exclude(state: ArbitratorState, candidate: Candidate, now: Millis): Out
     const uuid = state.heard.get(server.id)?.report.gcommUuid;
     return candidate.kind === "stall" || uuid === null || uuid === undefined || !inside.has(uuid);
   });
-  const doubts = outside.flatMap((server) => doubtAbout(state, server, now) ?? []);
-  if (doubts.length === 0) return NOTHING_OUTSIDE;
+  // First, since it needs no timer: a server that has vouched obeys it at once.
   const arithmetic = againstArithmetic(state, candidate, { outside, now });
   if (arithmetic === null) return { notExcluded: [], basis: "arithmetic" };
+  const doubts = outside.flatMap((server) => doubtAbout(state, server, now) ?? []);
+  if (doubts.length === 0) return NOTHING_OUTSIDE;
   const late = outside.flatMap((server) => {
     const doubt = doubtAbout(state, server, now);
     if (doubt === null) return [];

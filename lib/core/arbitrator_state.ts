@@ -17,6 +17,8 @@ export interface NotedView {
   readonly members: readonly string[];
   /** Last committed of the first report of it: an older view's seqnos are all lower. */
   readonly seqno: number;
+  /** Epoch under which its first reporter served: a view of an older lineage is not newer. */
+  readonly epochServed: number;
 }
 
 /** The right to be a solo Primary. */

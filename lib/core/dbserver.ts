@@ -16,6 +16,7 @@ import { continueOrder, formed, hearOrder, orderWritten } from "./dbserver_order
 import { buildReport, differs } from "./dbserver_report.ts";
 import {
   type DbServerState,
+  FAILED_STARTS_MAX,
   lineageOf,
   mayVouch,
   memberNames,
@@ -69,6 +70,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     leaving: false,
     failedStarts: 0,
     startAt: now,
+    stoppedAt: now,
     startedAt: never,
     adoptedUntil: never,
     status: null,
@@ -86,6 +88,10 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     probing: false,
     probeAt: now,
     hungAtSeqno: -1,
+    hungSince: never,
+    suspendedAt: never,
+    closedSince: forever,
+    closures: 0,
     position: null,
     safeToBootstrap: false,
     positionRead: false,
@@ -128,7 +134,7 @@ function dueAt(state: DbServerState): Millis {
     if (!state.polling) due = Math.min(due, state.pollAt);
     if (!state.probing && mayProbe(state)) due = Math.min(due, state.probeAt);
   }
-  if (mayStart(state)) due = Math.min(due, state.startAt);
+  if (verdictOnStart(state) !== null) due = Math.min(due, state.startAt);
   if (state.written !== state.durable && !state.writing) due = Math.min(due, state.writeAgainAt);
   if (state.order !== null) due = Math.min(due, state.order.tryAgainAt);
   return due;
@@ -152,6 +158,7 @@ function step(
     case "suspended":
       // The promises may have been outlived: what this process counts as 1 s may have been an hour.
       set(turn, {
+        suspendedAt: now,
         promises: new Map(),
         sent: [],
         pollAt: now,
@@ -246,6 +253,8 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
   const { sent, sentAt, by } = event;
   if (sent.verb !== "db_status_report" || !("reportNumber" in sent.parameters)) return;
   const { promise, arbitrator } = answer;
+  // Sent before the machine was suspended: how long ago that is, this clock cannot tell.
+  if (sentAt <= turn.state.suspendedAt) return;
   if (promise !== null && promise.view === sent.parameters.fingerprint) {
     const until = sentAt + promise.ms;
     const before = turn.state.promises.get(by);
@@ -263,7 +272,12 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
       set(turn, { grantEpoch: null });
     }
   }
-  if (partyType(by) === "dbserver" && promise !== null && answer.epochServed !== null) {
+  const ofThisView =
+    promise !== null &&
+    promise.view === viewOf(turn.state.status) &&
+    sentAt >= turn.state.viewSince;
+  // Whoever vouches serves, and in this very view.
+  if (partyType(by) === "dbserver" && ofThisView && answer.epochServed !== null) {
     set(turn, { peerEpochs: new Map(turn.state.peerEpochs).set(by, answer.epochServed) });
   }
   if (arbitrator === null) return;
@@ -336,10 +350,12 @@ function hearProcess(
     handling: null,
     failedStarts,
     startAt: now + restartWaitMs(failedStarts),
+    stoppedAt: now,
     status: null,
     polledAt: Number.NEGATIVE_INFINITY,
     lastPrimary: null,
     probe: "off",
+    closedSince: Number.POSITIVE_INFINITY,
     closed: true,
     gating: null,
     proven: false,
@@ -397,9 +413,12 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     viewSince: changed ? startedAt : state.viewSince,
     // What the arbitrator said of an earlier view says nothing about this one.
     arbitratorAt: changed ? Number.NEGATIVE_INFINITY : state.arbitratorAt,
+    peerEpochs: changed ? new Map() : state.peerEpochs,
+    closedSince: status.connected ? Number.POSITIVE_INFINITY : Math.min(state.closedSince, now),
+    closures: status.localState === "Synced" ? 0 : state.closures,
     lastPrimary: status.primary ? lastPrimaryOf(state, status) : state.lastPrimary,
     closed: startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed,
-    probe: probeAfter(state, status, changed),
+    probe: probeAfter(state, status, { changed, now }),
     hungAtSeqno: status.evsState === "OPERATIONAL" ? state.hungAtSeqno : status.lastCommitted,
     proven: state.proven && status.primary,
   });
@@ -433,15 +452,23 @@ function lastPrimaryOf(state: DbServerState, status: WsrepStatus): Report["lastP
 }
 
 /** What the write probe is known to say after a poll. */
-function probeAfter(state: DbServerState, status: WsrepStatus, changed: boolean): Report["probe"] {
+function probeAfter(
+  state: DbServerState,
+  status: WsrepStatus,
+  at: { readonly changed: boolean; readonly now: Millis },
+): Report["probe"] {
+  const { changed, now } = at;
   if (!status.primary) return "off";
   // Members are being gathered anew: no commit passes until the view has changed.
   if (status.evsState !== null && status.evsState !== "OPERATIONAL") return "hanging";
   if (changed) return "off";
+  if (state.probe !== "hanging") return state.probe;
   // Only progress, or a new view, proves that commits flow again.
-  if (state.probe === "hanging")
-    return status.lastCommitted > state.hungAtSeqno ? "flowing" : "hanging";
-  return state.probe;
+  if (status.lastCommitted > state.hungAtSeqno) return "flowing";
+  // Behind a closed door nobody commits, so nobody would ever learn that they flow. A stall that has
+  // not changed the view after twice Galera's own patience is over: let the door be tried again.
+  const over = now - state.hungSince > 2 * state.config.timing.galeraSuspectMs;
+  return state.closed && over ? "off" : "hanging";
 }
 
 function pausedShare(before: WsrepStatus | null, status: WsrepStatus, elapsedMs: Millis): number {
@@ -464,7 +491,12 @@ function hearProbe(turn: Turn, event: Extract<DbServerEvent, { on: "probed" }>):
       set(turn, { probe: "held" });
       return;
     case "hung":
-      set(turn, { probe: "hanging", hungAtSeqno: state.status.lastCommitted, pollAt: now });
+      set(turn, {
+        probe: "hanging",
+        hungAtSeqno: state.status.lastCommitted,
+        hungSince: state.probe === "hanging" ? state.hungSince : now,
+        pollAt: now,
+      });
       return;
     case "refused":
       return;
@@ -637,7 +669,11 @@ function aloneKillAt(state: DbServerState, graceMs: Millis): Millis {
   if (status?.primary !== true || isJoint(state.config, memberNames(status))) {
     return Number.POSITIVE_INFINITY;
   }
-  const asked = Math.max(state.viewSince, state.arbitratorAt);
+  // Where another segment holds an epoch since, no answer will ever be a grant.
+  const barred = state.epochs.some(
+    ({ epoch, segment }) => segment !== state.self.segment && epoch > state.durable.epochServed,
+  );
+  const asked = barred ? state.viewSince : Math.max(state.viewSince, state.arbitratorAt);
   return asked + graceMs;
 }
 
@@ -656,13 +692,35 @@ function write(turn: Turn): void {
   turn.effects.push({ do: "persist", durable: state.durable });
 }
 
-function mayStart(state: DbServerState): boolean {
-  return (
+/** How a stopped server may be started without a further order; null if it may not. */
+function verdictOnStart(state: DbServerState): "join" | "reseed" | null {
+  const ready =
     state.process.is === "stopped" &&
     state.handling === null &&
     state.positionRead &&
     !state.leaving &&
-    (state.startVerdict === "join" || state.startVerdict === "reseed")
+    state.failedStarts < FAILED_STARTS_MAX;
+  if (!ready) return null;
+  const { startVerdict } = state;
+  return startVerdict === "join" || startVerdict === "reseed" ? startVerdict : null;
+}
+
+/**
+ * May it join without the arbitrator's verdict, which does not come: a peer serves under the very
+ * epoch that this server last served under, in the lineage in which its data stands. So no fork lies
+ * between them, and its fence is lifted by a right only, as ever.
+ */
+function joinsPeers(state: DbServerState, now: Millis): boolean {
+  const { config, durable, position } = state;
+  if (position === null || state.diverged || now < state.toldAt + config.outwaitMs) return false;
+  if (now < state.stoppedAt + config.outwaitMs) return false;
+  return [...state.peers.values()].some(
+    ({ report, at }) =>
+      now - at <= config.timing.suspectMs &&
+      report.serving === "on" &&
+      report.stateUuid === position.uuid &&
+      report.epochServed === durable.epochServed &&
+      durable.epochSeen <= report.epochSeen,
   );
 }
 
@@ -679,8 +737,17 @@ function manage(turn: Turn): void {
     turn.effects.push({ do: "stop", graceMs: STOP_GRACE_MS });
     return;
   }
-  if (!mayStart(state) || now < state.startAt) return;
-  const mode = state.startVerdict === "reseed" ? "reseed" : "join";
+  if (providerStaysClosed(state, now)) {
+    set(turn, { closures: state.closures + 1, closedSince: Number.POSITIVE_INFINITY });
+    kill(turn, "Galera's provider has closed itself and does not open again in a living server");
+    return;
+  }
+  if (now < state.startAt) return;
+  const alone = { ...state, startVerdict: "join" } as const;
+  const verdict = verdictOnStart(state) ?? (joinsPeers(state, now) ? verdictOnStart(alone) : null);
+  if (verdict === null) return;
+  // A provider that closes again after a restart refuses its own data: only new data helps.
+  const mode = state.closures >= 2 ? "reseed" : verdict;
   set(turn, { handling: "start", startVerdict: "wait" });
   if (mode === "reseed") {
     set(turn, { diverged: false });
@@ -688,6 +755,21 @@ function manage(turn: Turn): void {
   }
   turn.effects.push({ do: "start", mode, position: state.position });
 }
+
+/**
+ * Does mariadbd live without being in any cluster: an incremental transfer was refused, it lost a vote,
+ * or two Primaries met. It stays so for ever (measured), serving nobody.
+ */
+function providerStaysClosed(state: DbServerState, now: Millis): boolean {
+  return (
+    state.process.is === "running" &&
+    state.handling === null &&
+    now - state.closedSince >= PROVIDER_CLOSED_MS
+  );
+}
+
+/** Leaving and coming back passes through closed for less than a second. */
+const PROVIDER_CLOSED_MS = 3_000;
 
 /** A graceful stop takes 0.1 to 2 s (measured); much longer means that it hangs. */
 const STOP_GRACE_MS = 10_000;

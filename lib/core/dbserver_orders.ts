@@ -242,6 +242,8 @@ export function orderWritten(turn: Turn): void {
     set(turn, {
       startOrder: null,
       handling: "start",
+      // Whoever orders a start knows of the ones that failed.
+      failedStarts: 0,
       ...(startOrder.bootstrap ? { grantEpoch: startOrder.epoch } : {}),
     });
     turn.effects.push({

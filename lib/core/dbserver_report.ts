@@ -2,7 +2,7 @@
 import type { Report } from "../message/dbserver.ts";
 import { groupOf } from "../wsrep_status.ts";
 import type { Millis } from "./core.ts";
-import { type DbServerState, rightOf, viewOf } from "./dbserver_state.ts";
+import { type DbServerState, FAILED_STARTS_MAX, rightOf, viewOf } from "./dbserver_state.ts";
 
 /** The report as it would be sent at `now`, numbered `number`. */
 export function buildReport(state: DbServerState, now: Millis, number: number): Report {
@@ -59,7 +59,13 @@ function yesNo(value: boolean): "yes" | "no" {
 }
 
 function becauseOf(state: DbServerState, right: string): string {
-  if (state.process.is === "stopped") return `mariadbd is not running: ${state.process.because}`;
+  if (state.process.is === "stopped") {
+    const gaveUp =
+      state.failedStarts < FAILED_STARTS_MAX
+        ? ""
+        : `${state.failedStarts} starts in a row failed, mend it and restart its watchdog; `;
+    return `mariadbd is not running: ${gaveUp}${state.process.because}`;
+  }
   if (state.status === null)
     return `mariadbd does not answer: ${state.pollError ?? "not asked yet"}`;
   if (state.diverged) return "has rows beyond a fork point: needs a full state transfer";

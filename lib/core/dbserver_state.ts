@@ -13,6 +13,9 @@ import { EPOCHS_MAX } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 import type { ProcessFact, ServerDurable } from "./dbserver_io.ts";
 
+/** Starts in a row that never reached Synced; then a person has to look at it. */
+export const FAILED_STARTS_MAX = 3;
+
 /** A promise received: nobody else gets the right to be primary before `until`. */
 export interface Promised {
   readonly until: Millis;
@@ -57,6 +60,8 @@ export interface DbServerState {
   readonly failedStarts: number;
   readonly startAt: Millis;
   readonly startedAt: Millis;
+  /** When mariadbd was last found to have ended. */
+  readonly stoppedAt: Millis;
   /** Until then a mariadbd that was found running is not fenced for lack of a right not asked for yet. */
   readonly adoptedUntil: Millis;
 
@@ -82,6 +87,14 @@ export interface DbServerState {
   readonly probeAt: Millis;
   /** Last committed when commits were found to hang. */
   readonly hungAtSeqno: number;
+  readonly hungSince: Millis;
+
+  /** When the process was last suspended; nothing sent before is relied on. */
+  readonly suspendedAt: Millis;
+  /** Since when Galera's provider is closed in a living mariadbd; `Infinity` if it is not. */
+  readonly closedSince: Millis;
+  /** Such closures since it was last Synced. */
+  readonly closures: number;
 
   readonly position: Position | null;
   readonly safeToBootstrap: boolean;

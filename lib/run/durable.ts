@@ -45,6 +45,7 @@ export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable
       fingerprint: FingerprintSchema,
       members: v.array(v.pipe(v.string(), v.maxLength(128))),
       seqno: SeqnoSchema,
+      epochServed: CountSchema,
     }),
   ),
   primarySegment: NameSchema,
