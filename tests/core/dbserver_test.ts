@@ -10,6 +10,7 @@ import {
   DC1,
   DC2,
   printOf,
+  reportOf,
   ServerStory,
   STATE_UUID,
   servingServer,
@@ -466,12 +467,12 @@ describe("starting", () => {
     });
   });
 
-  test("starts that fail are repeated at growing intervals, at most every 30 s", () => {
+  test("starts that fail are repeated at growing intervals; after three in a row a person must look", () => {
     const story = new ServerStory("a1");
     story.stops();
     story.position(105);
     const waits: number[] = [];
-    for (let attempt = 0; attempt < 7; attempt++) {
+    for (let attempt = 0; attempt < 3; attempt++) {
       story.leased({ promise: null, arbitrator: { start: "join" } });
       const from = story.now;
       story.pass(Math.max(0, story.state.startAt - story.now));
@@ -480,7 +481,31 @@ describe("starting", () => {
       story.end("start", "no such file");
       story.effects = [];
     }
-    expect(waits).toEqual([0, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000]);
+    expect(waits).toEqual([0, 1_000, 2_000]);
+    story.leased({ promise: null, arbitrator: { start: "join" } });
+    story.pass(600_000);
+    expect(story.has("start")).toBe(false);
+    expect(story.lastReport.because).toContain("3 starts in a row failed");
+  });
+
+  test("without the arbitrator it joins those who serve under the epoch that it served under", () => {
+    const epochServed = 3;
+    const story = new ServerStory("a1", { durable: { epochSeen: 3, epochServed } });
+    story.stops();
+    story.position(105);
+    const hear = (changes: Partial<Report>): void => {
+      const parameters = { ...reportOf(story.config, "b1"), ...changes };
+      story.hears("dbserver.3", { verb: "db_status_report", parameters });
+    };
+    story.pass(story.config.outwaitMs + 10);
+    // Nobody serves, then somebody under another epoch: neither proves anything.
+    expect(story.has("start")).toBe(false);
+    hear({ serving: "on", epochServed: 2, epochSeen: 3 });
+    story.pass(600);
+    expect(story.has("start")).toBe(false);
+    hear({ serving: "on", epochServed, epochSeen: 3 });
+    story.pass(600);
+    expect(story.effects.find((effect) => effect.do === "start")).toMatchObject({ mode: "join" });
   });
 
   test("a server that this watchdog started is fenced from its first moment", () => {

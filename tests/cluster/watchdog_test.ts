@@ -1,0 +1,158 @@
+/**
+ * What a watchdog does beside a real mariadbd that crashes, hangs, diverges or has lost its data, and
+ * what becomes of mariadbd when the watchdog itself dies.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
+import { until } from "../../lib/lab/exec.ts";
+import { connectTo } from "../../lib/lab/mariadb.ts";
+import type { Minded } from "../../lib/lab/minded.ts";
+import { namespacesImpossible } from "../../lib/lab/network.ts";
+import { missingNeeds } from "../../lib/lab/setup.ts";
+import { reportOf, say, WatchedLab } from "../support/watched_lab.ts";
+
+const unable = namespacesImpossible() !== null || missingNeeds().length > 0;
+const LAB = process.env["GM_TEST_LAB"] ?? "test-watchdog";
+const TEST_MS = 150_000;
+
+let watched: WatchedLab;
+let minded: Minded;
+
+/** How often the watchdogs of a host have logged that event. */
+function count(host: string, event: string): number {
+  return watched.events(host).filter((line) => line["event"] === event).length;
+}
+
+function seconds(fromMs: number): string {
+  return `${((performance.now() - fromMs) / 1000).toFixed(1)} s`;
+}
+
+beforeAll(async () => {
+  if (unable) return;
+  watched = await WatchedLab.open(LAB);
+  minded = watched.minded;
+}, TEST_MS);
+
+afterAll(async () => {
+  if (!unable) await watched.down();
+}, TEST_MS);
+
+describe.skipIf(unable)("beside a mariadbd that fails", () => {
+  test(
+    "one that crashes is started again and takes an incremental transfer",
+    async () => {
+      const host = "dc1-2";
+      const from = watched.errorLogSize(host);
+      const before = watched.pid(host);
+      await watched.insert("dc1-1", "crash", 1);
+      const at = performance.now();
+      process.kill(before, "SIGKILL");
+      await watched.insert("dc1-1", "crash", 2).catch(() => undefined);
+      await minded.untilSummary(
+        "the crashed server is reported down",
+        (is) => reportOf(is, host)?.running !== "up",
+      );
+      say(`crash: reported after ${seconds(at)}`);
+      await watched.healthy();
+      say(`crash: serving again after ${seconds(at)}`);
+      expect(watched.pid(host)).not.toBe(before);
+      const log = watched.errorLog(host, from);
+      expect(log).toContain("IST received");
+      expect(log).not.toContain("rsync SST completed on joiner");
+      expect(new Set((await minded.lab.checksums()).values()).size).toBe(1);
+    },
+    TEST_MS,
+  );
+
+  test(
+    "one that hangs is killed within its lease and fence_ms, and comes back",
+    async () => {
+      const host = "dc1-2";
+      const { leaseMs, fenceMs, pollTimeoutMs } = minded.config.timing;
+      const before = watched.pid(host);
+      const at = performance.now();
+      process.kill(before, "SIGSTOP");
+      await until("the hung mariadbd is gone", () => watched.mariadbd(host) !== before, {
+        timeoutMs: 20_000,
+        pauseMs: 10,
+      });
+      const tookMs = performance.now() - at;
+      say(`hang: killed after ${(tookMs / 1000).toFixed(1)} s`);
+      // Its last answer may be one poll interval younger than the stop; the machine may be busy.
+      expect(tookMs).toBeLessThan(leaseMs + fenceMs + pollTimeoutMs);
+      await watched.healthy();
+      say(`hang: serving again after ${seconds(at)}`);
+    },
+    TEST_MS,
+  );
+
+  test(
+    "a watchdog that is killed leaves mariadbd and its sessions alone; the next one adopts it",
+    async () => {
+      const host = "dc2-1";
+      const before = watched.pid(host);
+      const session = await connectTo(minded.lab.server(host).socket, minded.lab.secrets.app);
+      try {
+        const [[id]] = (await session.query({
+          sql: "SELECT CONNECTION_ID()",
+          rowsAsArray: true,
+        })) as unknown as [[[number]]];
+        const old = minded.minder(host);
+        const fences = count(host, "fenced");
+        old.kill("SIGKILL");
+        await until("the watchdog is dead", () => old.ended() !== null, { timeoutMs: 3_000 });
+        await session.query("INSERT INTO app.written VALUES ('session', 1, 'x')");
+        await minded.untilSummary(
+          "its reports are missing",
+          (is) => (is.servers.find(({ name }) => name === host)?.heardAgoMs ?? 0) > 3_000,
+        );
+        await session.query("INSERT INTO app.written VALUES ('session', 2, 'x')");
+        minded.startMinder(host);
+        await minded.untilSummary(
+          "the new watchdog reports",
+          (is) => (is.servers.find(({ name }) => name === host)?.heardAgoMs ?? 9_999) < 600,
+        );
+        await watched.healthy();
+        await Bun.sleep(minded.config.timing.fenceMs + 500);
+        await session.query("INSERT INTO app.written VALUES ('session', 3, 'x')");
+        const [[same]] = (await session.query({
+          sql: "SELECT CONNECTION_ID()",
+          rowsAsArray: true,
+        })) as unknown as [[[number]]];
+        expect(same).toEqual(id);
+        expect(watched.pid(host)).toBe(before);
+        expect(count(host, "fenced")).toBe(fences);
+      } finally {
+        session.destroy();
+      }
+    },
+    TEST_MS,
+  );
+
+  test(
+    "one that crashes three times before it is Synced stays down, until a watchdog is started anew",
+    async () => {
+      const host = "dc2-2";
+      const { config } = minded.lab.server(host);
+      const good = readFileSync(config, "utf8");
+      appendFileSync(config, "innodb_page_size = 4k\n");
+      const at = performance.now();
+      process.kill(watched.pid(host), "SIGKILL");
+      const summary = await minded.untilSummary(
+        "the server stays down",
+        (is) => reportOf(is, host)?.because.includes("3 starts in a row failed") === true,
+        60_000,
+      );
+      say(`crash loop: given up after ${seconds(at)}: ${reportOf(summary, host)?.because}`);
+      const started = count(host, "mariadbd_stopped");
+      await Bun.sleep(3_000);
+      expect(count(host, "mariadbd_stopped")).toBe(started);
+      expect(watched.mariadbd(host)).toBeNull();
+      writeFileSync(config, good);
+      await minded.minder(host).stop();
+      minded.startMinder(host);
+      await watched.healthy();
+    },
+    TEST_MS,
+  );
+});

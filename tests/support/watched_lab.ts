@@ -1,0 +1,125 @@
+/** A minded lab as the stories of failing servers ask it: its processes, its logs, rows by hand. */
+import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { until } from "../../lib/lab/exec.ts";
+import { connectTo } from "../../lib/lab/mariadb.ts";
+import { type Minded, openMinded } from "../../lib/lab/minded.ts";
+import type { Summary } from "../../lib/message/arbitrator.ts";
+import type { Report } from "../../lib/message/dbserver.ts";
+
+const SCRIPTS = join(import.meta.dir, "../../scripts");
+
+/** The latest report of a server; null if none was heard. */
+export function reportOf(summary: Summary, host: string): Report | null {
+  return summary.servers.find((server) => server.name === host)?.report ?? null;
+}
+
+/** A measured figure, among the lines of the test run. */
+export function say(line: string): void {
+  process.stderr.write(`  ${line}\n`);
+}
+
+export class WatchedLab {
+  readonly minded: Minded;
+
+  constructor(minded: Minded) {
+    this.minded = minded;
+  }
+
+  /** Opens one and waits until it is healthy. */
+  static async open(name: string): Promise<WatchedLab> {
+    const minded = await openMinded(name, { apps: 1 });
+    try {
+      await minded.start();
+    } catch (error) {
+      await minded.down();
+      throw error;
+    }
+    return new WatchedLab(minded);
+  }
+
+  /** Takes it down; `GM_TEST_KEEP` names a folder to which its files are copied before. */
+  async down(): Promise<void> {
+    const keep = process.env["GM_TEST_KEEP"];
+    if (keep !== undefined) Bun.spawnSync(["cp", "-a", this.minded.lab.directory, keep]);
+    await this.minded.down();
+  }
+
+  async healthy(timeoutMs = 60_000): Promise<Summary> {
+    return await this.minded.untilHealth("healthy", timeoutMs);
+  }
+
+  /** Pid of the mariadbd of a host; null while none runs. */
+  mariadbd(host: string): number | null {
+    const found = this.minded.lab.processes(host).find(({ pid }) => {
+      try {
+        return readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd";
+      } catch {
+        // It ended meanwhile.
+        return false;
+      }
+    });
+    return found?.pid ?? null;
+  }
+
+  pid(host: string): number {
+    const pid = this.mariadbd(host);
+    if (pid === null) throw new Error(`no mariadbd on ${host}`);
+    return pid;
+  }
+
+  async endMariadbd(host: string, signal: "SIGTERM" | "SIGKILL"): Promise<void> {
+    const pid = this.pid(host);
+    process.kill(pid, signal);
+    await until(`mariadbd of ${host} ends`, () => this.mariadbd(host) !== pid, {
+      timeoutMs: 20_000,
+    });
+  }
+
+  #errorLog(host: string): string {
+    return this.minded.lab.server(host).errorLog;
+  }
+
+  errorLogSize(host: string): number {
+    return statSync(this.#errorLog(host)).size;
+  }
+
+  /** What the server has logged since. */
+  errorLog(host: string, from = 0): string {
+    return readFileSync(this.#errorLog(host)).subarray(from).toString();
+  }
+
+  watchdogLogSize(host: string): number {
+    return statSync(this.minded.minder(host).logFile).size;
+  }
+
+  /** What the watchdogs of a host have logged since. */
+  events(host: string, from = 0): readonly Readonly<Record<string, unknown>>[] {
+    return readFileSync(this.minded.minder(host).logFile)
+      .subarray(from)
+      .toString()
+      .split("\n")
+      .filter((line) => line.startsWith("{"))
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+  }
+
+  /** One row, written on that server. @throws what mysql2 throws */
+  async insert(host: string, writer: string, number: number): Promise<void> {
+    const { lab } = this.minded;
+    const connection = await connectTo(lab.server(host).socket, lab.secrets.app);
+    try {
+      const sql = `INSERT INTO app.written VALUES ('${writer}', ${number}, '${host}')`;
+      await connection.query({ sql, timeout: 10_000 });
+    } finally {
+      connection.destroy();
+    }
+  }
+
+  /** A person's order. @throws Error with its words if it is refused */
+  command(...words: string[]): string {
+    const script = [join(SCRIPTS, "command.ts"), "--config", this.minded.configPath];
+    const done = Bun.spawnSync([process.execPath, ...script, ...words]);
+    if (!done.success) throw new Error(done.stderr.toString() + done.stdout.toString());
+    return done.stdout.toString();
+  }
+}
