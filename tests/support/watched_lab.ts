@@ -49,11 +49,14 @@ export class WatchedLab {
     return await this.minded.untilHealth("healthy", timeoutMs);
   }
 
-  /** Pid of the mariadbd of a host; null while none runs. */
+  /** Pid of the mariadbd of a host; null while none runs. One that only reads its position is none. */
   mariadbd(host: string): number | null {
     const found = this.minded.lab.processes(host).find(({ pid }) => {
       try {
-        return readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd";
+        return (
+          readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd" &&
+          !readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("--wsrep-recover")
+        );
       } catch {
         // It ended meanwhile.
         return false;
