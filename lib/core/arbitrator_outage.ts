@@ -74,10 +74,12 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
       (noted === null || noted.members.includes(server.name)),
   );
   const maxAgeMs = state.config.timing.suspectMs;
-  const heard = concerned.map((server) => ({
-    server,
-    report: youngReport(state, server.id, { now, maxAgeMs }),
-  }));
+  const heard = concerned.map((server) => {
+    const report = youngReport(state, server.id, { now, maxAgeMs });
+    // A word from before the noted view stood says nothing about what happened in it.
+    const since = noted === null || (state.heard.get(server.id)?.at ?? 0) >= state.notedAt;
+    return { server, report: since ? report : null };
+  });
   // Only where nobody is Primary, or may be: starting, silent to SQL, or open.
   const young = state.config.servers.flatMap(
     (server) => youngReport(state, server.id, { now, maxAgeMs }) ?? [],

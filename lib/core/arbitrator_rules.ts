@@ -193,7 +193,8 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
   const candidate = typeof found === "string" ? null : found;
   const person =
     state.person?.segment === segment && now < state.person.until ? state.person : null;
-  const outside = candidate === null ? NOTHING_OUTSIDE : exclude(state, candidate, now);
+  const forced = person?.allowDataLoss === true;
+  const outside = candidate === null ? NOTHING_OUTSIDE : exclude(state, candidate, { now, forced });
   const grant = state.durable.grant;
   const active = activeServers(state, segment);
   const counted = active.filter((server) => !stoppedBeforeNoted(state, server)).length;
@@ -212,16 +213,13 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
         .filter((each) => each.report.lastPrimary?.synced !== true)
         .map((each) => each.server.name) ?? [],
     notExcluded: outside.notExcluded,
-    basis: person?.allowDataLoss === true ? "forced" : outside.basis,
+    basis: forced ? "forced" : outside.basis,
     knowsNotedView: candidate !== null && knowsNewest(state, candidate),
     openElsewhere:
       grant !== null && grant.segment !== segment
         ? `${grant.segment} holds epoch ${grant.epoch}`
         : null,
-    better:
-      candidate === null || person !== null
-        ? null
-        : betterRival(state, candidate, { segment, now }),
+    better: candidate === null || forced ? null : betterRival(state, candidate, { segment, now }),
     flapping: flapping(state, candidate, { segment, now }),
     person,
   };
@@ -395,7 +393,12 @@ interface Outside {
 const NOTHING_OUTSIDE: Outside = { notExcluded: [], basis: "confirmed" };
 
 /** Looks at every server outside the candidate: can it be a writable Primary? */
-function exclude(state: ArbitratorState, candidate: Candidate, now: Millis): Outside {
+function exclude(
+  state: ArbitratorState,
+  candidate: Candidate,
+  options: { readonly now: Millis; readonly forced: boolean },
+): Outside {
+  const { now, forced } = options;
   const inside = new Set(fingerprintMembers(candidate.fingerprint));
   const reporting = new Set(candidate.reporting.map((each) => each.server.id));
   const outside = state.config.servers.filter((server) => {
@@ -410,7 +413,8 @@ function exclude(state: ArbitratorState, candidate: Candidate, now: Millis): Out
   if (doubts.length === 0) return NOTHING_OUTSIDE;
   const late = outside.flatMap((server) => {
     const doubt = doubtAbout(state, server, now);
-    if (doubt === null) return [];
+    // Who forces gives their word that whoever has long been silent is stopped.
+    if (doubt === null || (forced && longSilent(state, server, now))) return [];
     const wait = outwaitLeft(state, server, now);
     return wait === null ? [] : [`${doubt} (${wait}; ${arithmetic})`];
   });
@@ -433,14 +437,25 @@ function doubtAbout(state: ArbitratorState, server: DbServerConfig, now: Millis)
   return `${server.name}, ${report.fenced ? "of unknown state" : "not fenced"} ${ago} ms ago`;
 }
 
+/** Has nothing been heard of the server for an outwait, and no promise to it been left. */
+function longSilent(state: ArbitratorState, server: DbServerConfig, now: Millis): boolean {
+  const heard = state.heard.get(server.id);
+  const silentMs = heard === undefined ? Number.POSITIVE_INFINITY : now - heard.at;
+  return silentMs > state.config.outwaitMs && promiseLeftMs(state, server, now) <= 0;
+}
+
+/** How long the last promise to the server has to be outwaited yet. */
+function promiseLeftMs(state: ArbitratorState, server: DbServerConfig, now: Millis): Millis {
+  const promised = state.promisedAt.get(server.id);
+  if (promised === undefined) return 0;
+  const { fenceMs, marginMs } = state.config.timing;
+  return promised + state.longestPromiseMs + fenceMs + marginMs - now;
+}
+
 /** Null if every promise to the server has certainly expired and been acted on. */
 function outwaitLeft(state: ArbitratorState, server: DbServerConfig, now: Millis): string | null {
-  const { timing } = state.config;
-  const promised = state.promisedAt.get(server.id);
-  if (promised !== undefined) {
-    const left = promised + state.longestPromiseMs + timing.fenceMs + timing.marginMs - now;
-    if (left > 0) return `${Math.ceil(left)} ms of its outwait are left`;
-  }
+  const left = promiseLeftMs(state, server, now);
+  if (left > 0) return `${Math.ceil(left)} ms of its outwait are left`;
   const report = state.heard.get(server.id)?.report;
   if (isHeavy(state, server.segment) && report?.guard !== true) {
     return "its segment is heavy and it has no guard: an outwait is no evidence";

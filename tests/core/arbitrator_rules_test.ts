@@ -215,6 +215,33 @@ describe("outside.excluded", () => {
     expect(story.verdict("dc2").because).toContain("a1, not fenced");
   });
 
+  describe("outside.excluded and a person who allows loss", () => {
+    const force = {
+      verb: "make_primary",
+      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "dc1 has no power" },
+    } as const;
+
+    test("whoever has been silent for an outwait is excluded by their word", () => {
+      const story = calmArbitrator({ config: HEAVY });
+      story.pass(story.config.outwaitMs + 1);
+      story.reports(DC2, CUT2);
+      expect(story.verdict("dc2").rule).toBe("outside.excluded");
+      expect(story.person(force)?.outcome).toBe("ok");
+      expect(story.order().order.basis).toBe("forced");
+    });
+
+    test("whoever was heard within an outwait is not, and one heard Primary never", () => {
+      const story = calmArbitrator({ config: HEAVY });
+      story.pass(story.config.outwaitMs - 100);
+      story.reports(DC2, CUT2);
+      expect(story.person(force)?.because).toContain("outside.excluded");
+      story.report("a1", { view: DC1, lastCommitted: 120 });
+      story.pass(story.config.outwaitMs - 100);
+      story.reports(DC2, CUT2);
+      expect(story.person(force)?.because).toContain("a1, Primary by its report");
+    });
+  });
+
   test("outside.excluded: a word from before the noted view is no evidence", () => {
     const story = calmArbitrator({ config: HEAVY });
     story.reports(DC1, down(100));
@@ -401,8 +428,9 @@ describe("lineage.noted", () => {
     // dc2 is gone for a while; the others go on and a newer view is noted.
     story.reports(DC1, { view: DC1, lastCommitted: 150 });
     story.pass(20_000);
-    story.reports(DC2, CUT2);
-    story.reports(DC1, down(200));
+    // Only one of them can tell where it stands, so nobody begins by itself.
+    story.report("a1", down(200));
+    story.report("a2", down(null));
     story.reports(DC2, CUT2);
     return story;
   }
@@ -426,7 +454,12 @@ describe("lineage.noted", () => {
     });
     const { sent, order } = story.order();
     story.answered(sent, "ok");
-    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: order.epoch });
+    story.reports(DC2, {
+      view: DC2,
+      lastCommitted: 101,
+      epochSeen: order.epoch,
+      epochServed: order.epoch,
+    });
     expect(story.state.durable.noted).toMatchObject({ members: [...DC2], seqno: 101 });
   });
 });
@@ -468,6 +501,7 @@ describe("epoch.free", () => {
     const story = dc1Holds();
     story.reports(ALL, {
       lastCommitted: 150,
+      epochServed: 1,
       fingerprint: `${printOf(ALL, true)}+ffffffff-0000-0000-0000-000000000000`,
     });
     expect(story.state.durable.grant).toBeNull();
@@ -500,6 +534,19 @@ describe("rank.best", () => {
     });
   });
 
+  test("rank.best stands against a person's plain order too, and yields to one that allows loss", () => {
+    const story = stalled(100, 103);
+    story.reports(DC1, CUT1);
+    const order = { segment: "dc1", who: "eve", why: "" };
+    const plain = { verb: "make_primary", parameters: { ...order, allowDataLoss: false } } as const;
+    expect(story.person(plain)).toMatchObject({
+      outcome: "refused",
+      because: expect.stringContaining("rank.best"),
+    });
+    const forced = { verb: "make_primary", parameters: { ...order, allowDataLoss: true } } as const;
+    expect(story.person(forced)?.outcome).toBe("ok");
+  });
+
   test("rank.best passes the primary segment where commits are equal", () => {
     const story = stalled(100, 100);
     story.reports(DC2, CUT2);
@@ -517,9 +564,9 @@ describe("flapping.no", () => {
   function changedOnce(): ArbitratorStory {
     const story = dc1Lost();
     story.answered(story.order().sent, "ok");
-    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1 });
+    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1, epochServed: 1 });
     story.pass(1_000);
-    story.reports(ALL, { lastCommitted: 120, epochSeen: 1, fingerprint: JOINED });
+    story.reports(ALL, { lastCommitted: 120, epochSeen: 1, epochServed: 1, fingerprint: JOINED });
     expect(story.state.durable.grant).toBeNull();
     story.effects = [];
     return story;
@@ -529,13 +576,13 @@ describe("flapping.no", () => {
     ...CUT1,
     lastCommitted: 120,
     epochSeen: 1,
+    epochServed: 1,
     lastPrimary: { fingerprint: JOINED, synced: true },
   };
 
   test("flapping.no refuses a second automatic change within the window, and a person may order it", () => {
     const story = changedOnce();
     story.pass(60_000);
-    story.reports(DC2, down(120, { epochSeen: 1 }));
     story.reports(DC1, AGAIN);
     expect(story.verdict("dc1").rule).toBe("flapping.no");
     expect(story.orders()).toEqual([]);
@@ -550,16 +597,14 @@ describe("flapping.no", () => {
     const story = changedOnce();
     story.pass(story.config.timing.promotionWindowMs);
     expect(story.state.durable.changedSegment).toBe(false);
-    story.reports(DC2, down(120, { epochSeen: 1 }));
     story.reports(DC1, AGAIN);
     expect(story.order().order.segment).toBe("dc1");
   });
 
   test("flapping.no begins its window anew after a restart within it", () => {
     const story = calmArbitrator({ durable: changedOnce().state.durable });
-    story.reports(ALL, { lastCommitted: 120, epochSeen: 1, fingerprint: JOINED });
+    story.reports(ALL, { lastCommitted: 120, epochSeen: 1, epochServed: 1, fingerprint: JOINED });
     story.pass(60_000);
-    story.reports(DC2, down(120, { epochSeen: 1 }));
     story.reports(DC1, AGAIN);
     expect(story.verdict("dc1").rule).toBe("flapping.no");
   });
@@ -567,7 +612,7 @@ describe("flapping.no", () => {
   test("flapping.no counts changes of segment only: the present primary segment is promoted again at once", () => {
     const story = changedOnce();
     story.pass(10_000);
-    story.reports(DC1, down(120, { epochSeen: 1 }));
+    story.reports(DC1, down(120, { epochSeen: 1, epochServed: 1 }));
     story.reports(DC2, { ...AGAIN, view: DC2 });
     expect(story.order().order.segment).toBe("dc2");
   });

@@ -153,7 +153,7 @@ describe("promises", () => {
   test("the holder's view is promised under its epoch, with more than half of its servers in it", () => {
     const { story, sent } = ordered();
     story.answered(sent, "ok");
-    const seen = { view: DC2, lastCommitted: 101, epochSeen: 1 };
+    const seen = { view: DC2, lastCommitted: 101, epochSeen: 1, epochServed: 1 };
     expect(story.report("b1", seen)?.promise).toMatchObject({ epoch: 1 });
     expect(story.report("b1", { ...seen, view: ["b1"] })?.promise).toBeNull();
   });
@@ -176,8 +176,8 @@ describe("views", () => {
   test("a joint view closes the epoch once half of every segment is Synced in it", () => {
     const { story, sent } = ordered();
     story.answered(sent, "ok");
-    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1 });
-    const joined = { fingerprint: JOINED, lastCommitted: 150, epochSeen: 1 };
+    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1, epochServed: 1 });
+    const joined = { fingerprint: JOINED, lastCommitted: 150, epochSeen: 1, epochServed: 1 };
     story.reports(DC2, joined);
     story.report("a1", { ...joined, localState: "Joined" });
     expect(story.state.durable.grant).not.toBeNull();
@@ -241,10 +241,11 @@ describe("orders", () => {
   test("an earlier holder goes on under the number of the order that was void", () => {
     const { story, sent } = ordered();
     story.answered(sent, "ok");
-    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1 });
+    story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1, epochServed: 1 });
     story.pass(10_000);
     story.reports(DC1, CUT1);
-    story.reports(DC2, down(101, { epochSeen: 1 }));
+    // The other one stays silent: nobody of dc2 can begin by itself.
+    story.report("b1", down(101, { epochSeen: 1, epochServed: 1 }));
     story.effects = [];
     const force = { segment: "dc1", allowDataLoss: true, ...SIGNED };
     expect(story.person({ verb: "make_primary", parameters: force })?.outcome).toBe("ok");
