@@ -61,6 +61,16 @@ notify *args:
 balancer-config kind *args:
     @{{ quote(bun) }} scripts/balancer_config.ts {{ quote(kind) }} {{ args }}
 
+# Examine the servers' settings; each finding comes with what mends it. Exit 0 fine, 1 warnings, 2 errors
+[group('set it up')]
+doctor *args:
+    @{{ quote(bun) }} scripts/doctor.ts {{ args }}
+
+# Print the statements that make the watchdog's account, with the least privileges
+[group('set it up')]
+grants *args:
+    @{{ quote(bun) }} scripts/grants.ts {{ args }}
+
 # Play the whole story on a real cluster in network namespaces: kill a data centre, cut the link
 [group('demo')]
 demo *args: setup

@@ -70,6 +70,8 @@ export interface DbServerConfig {
   readonly datadir: string;
   /** Command line that runs mariadbd in the foreground; null where another manager runs it. */
   readonly mariadbd: readonly string[] | null;
+  /** systemd unit that runs mariadbd, instead of a command line. */
+  readonly unit?: string;
   readonly stateDir: string;
   /** Health endpoints for balancers that nobody minds; 0: none. @default 9200 */
   readonly healthPort?: number;
@@ -172,6 +174,7 @@ export const CONFIG_DEFAULTS = Object.freeze({
     mysql_socket: null,
     datadir: "/var/lib/mysql",
     mariadbd: null,
+    unit: null,
     health_port: 9200,
     agent_port: 9201,
   }),
@@ -322,6 +325,15 @@ const DbServerTable = v.object(
         ),
       ),
       null,
+    ),
+    unit: v.optional(
+      v.nullable(
+        text(
+          /^[A-Za-z0-9][A-Za-z0-9:_.@-]{0,200}\.service$/,
+          'the name of a service unit, as "mariadb.service"',
+        ),
+      ),
+      CONFIG_DEFAULTS.dbserver.unit,
     ),
     state_dir: v.optional(v.nullable(Path), null),
     health_port: v.optional(whole(0, 65_535), CONFIG_DEFAULTS.dbserver.health_port),
@@ -616,6 +628,7 @@ function derive(document: ClusterDocument): ClusterConfig {
       mysqlSocket: table.mysql_socket,
       datadir: table.datadir,
       mariadbd: table.mariadbd,
+      ...(table.unit === null ? {} : { unit: table.unit }),
       stateDir: table.state_dir ?? defaultStateDir(id),
       healthPort: table.health_port,
       agentPort: table.agent_port,
@@ -821,6 +834,13 @@ function checkUnique(config: ClusterConfig, add: AddProblem): void {
       `${key}.datadir`,
       "Two servers on one host need a data directory each",
     );
+    if (server.unit !== undefined && server.mariadbd !== null) {
+      add(
+        `${key}.unit`,
+        "is written beside mariadbd, must be the only one",
+        "Either systemd runs mariadbd, by its unit, or the watchdog does, by its command line",
+      );
+    }
     if (config.segments.some((segment) => segment.name === server.name)) {
       add(
         `${key}.name`,

@@ -22,9 +22,12 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/wsrep_status.ts", 1],
   ["lib/notify.ts", 1],
   ["lib/status_text.ts", 1],
+  ["lib/grants.ts", 1],
   ["lib/core/", 2],
   ["lib/correspondent.ts", 3],
   ["lib/health.ts", 3],
+  ["lib/doctor.ts", 3],
+  ["lib/systemd.ts", 3],
   ["lib/balancer_config.ts", 3],
   ["lib/wakeup.ts", 4],
   ["lib/log.ts", 4],
@@ -84,8 +87,8 @@ describe("the tree", () => {
 
   test("names no machine path, registry or unfinished work", () => {
     const forbidden = /\/work\/|registry\.|T[O]DO|F[I]XME|X[X]X/;
-    const found = [...sources, ...tests, "README.md", "justfile"].filter(
-      (file) => forbidden.test(read(file)),
+    const found = [...sources, ...tests, "README.md", "justfile"].filter((file) =>
+      forbidden.test(read(file)),
     );
     expect(found).toEqual([]);
     expect(read("package-lock.json")).not.toContain('"resolved"');

@@ -21,6 +21,7 @@ import { dirname, join } from "node:path";
 import { type Connection, createConnection, type RowDataPacket } from "mysql2/promise";
 import { readGrastate } from "../effects/datadir.ts";
 import { MinderError } from "../errors.ts";
+import { accountName, accountStatements } from "../grants.ts";
 import { run, runAsync, until } from "./exec.ts";
 import { HOST_MARK, LAB_MARK, recordProcess } from "./remains.ts";
 import type { LabHost } from "./topology.ts";
@@ -109,21 +110,17 @@ plugin_load_add = wsrep_info
 
 const SHARED_PROVIDER_OPTIONS = "gcache.size=16M;gcache.page_size=16M";
 
-/** Privileges: SUPER for wsrep_* settings, READ_ONLY ADMIN is not in it, CONNECTION ADMIN gets in when full. */
+/** The minder's account is exactly what `just grants` prints; that it may count rows is the lab's. */
 function setupSql(secrets: Secrets): string {
+  const account = { ...secrets.minder, host: "%" };
   return `
-CREATE DATABASE minder;
+${accountStatements(account).join(";\n")};
 CREATE TABLE minder.probe
   (node INT UNSIGNED NOT NULL PRIMARY KEY, at TIMESTAMP(6) NOT NULL) ENGINE=InnoDB;
 CREATE DATABASE app;
 CREATE TABLE app.written (writer VARCHAR(32) NOT NULL, number BIGINT UNSIGNED NOT NULL,
   server VARCHAR(64) NOT NULL, PRIMARY KEY (writer, number)) ENGINE=InnoDB;
-CREATE USER 'minder'@'%' IDENTIFIED BY '${secrets.minder.password}';
-GRANT SUPER, PROCESS, RELOAD, SHUTDOWN, CONNECTION ADMIN, READ_ONLY ADMIN ON *.* TO 'minder'@'%';
-GRANT ALL ON minder.* TO 'minder'@'%';
-GRANT SELECT ON app.* TO 'minder'@'%';
-GRANT SELECT ON mysql.wsrep_cluster TO 'minder'@'%';
-GRANT SELECT ON mysql.wsrep_cluster_members TO 'minder'@'%';
+GRANT SELECT ON app.* TO ${accountName(account)};
 CREATE USER 'app'@'%' IDENTIFIED BY '${secrets.app.password}';
 GRANT ALL ON app.* TO 'app'@'%';
 `;

@@ -4,6 +4,8 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Finding } from "../../lib/doctor.ts";
 import { until } from "../../lib/lab/exec.ts";
 import { connectTo } from "../../lib/lab/mariadb.ts";
 import type { Minded } from "../../lib/lab/minded.ts";
@@ -38,6 +40,26 @@ afterAll(async () => {
 }, TEST_MS);
 
 describe.skipIf(unable)("beside a mariadbd that fails", () => {
+  test(
+    "the doctor complains of what the lab does otherwise, and of nothing else",
+    () => {
+      const script = join(import.meta.dir, "../../scripts/doctor.ts");
+      const asked = Bun.spawnSync([
+        ...[process.execPath, script, "--config", minded.configPath, "--json"],
+      ]);
+      expect(asked.stderr.toString()).toBe("");
+      const findings = JSON.parse(asked.stdout.toString()) as readonly Finding[];
+      expect([...new Set(findings.map(({ severity, check }) => `${severity} ${check}`))]).toEqual([
+        "warning flush.commit",
+        "note sst.method",
+        "note gcache.size",
+      ]);
+      expect(findings.length).toBe(12);
+      expect(asked.exitCode).toBe(1);
+    },
+    TEST_MS,
+  );
+
   test(
     "one that crashes is started again and takes an incremental transfer",
     async () => {

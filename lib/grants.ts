@@ -1,0 +1,100 @@
+/**
+ * What the watchdog's account may do on its own server, and nothing else: printed for the operator by
+ * `just grants`, given to the account of the lab by the very same function, compared by the doctor.
+ */
+
+/** Privileges on everything, with what needs each (measured on MariaDB 10.11.19). */
+export const GLOBAL_PRIVILEGES = [
+  {
+    name: "SUPER",
+    reason:
+      "SET GLOBAL wsrep_reject_queries and wsrep_provider_options ask for it, nothing less does",
+  },
+  { name: "PROCESS", reason: "a fence reads back that no session of a client is left" },
+  {
+    name: "CONNECTION ADMIN",
+    reason: "it gets in at max_connections, and may end sessions of others",
+  },
+] as const;
+
+/** Privileges on `minder.*`: the write probe's table, made where it is missing. */
+export const SCHEMA_PRIVILEGES = ["SELECT", "INSERT", "DELETE", "CREATE"] as const;
+
+/** The table that names members where the plugin wsrep_info is not loaded. */
+export const MEMBERS_TABLE = "mysql.wsrep_cluster_members";
+
+/** Who logs in, from where, and how. */
+export interface Account {
+  readonly user: string;
+  /** Host part: `localhost` for a socket. */
+  readonly host: string;
+  /** Null: by unix_socket, as the system user of the same name. */
+  readonly password: string | null;
+}
+
+/** `'minder'@'localhost'`. */
+export function accountName({ user, host }: Pick<Account, "user" | "host">): string {
+  return `${quote(user)}@${quote(host)}`;
+}
+
+/** Statements that make the account with exactly the privileges it needs; safe to repeat. */
+export function accountStatements(account: Account): readonly string[] {
+  const name = accountName(account);
+  const how = account.password === null ? "VIA unix_socket" : `BY ${quote(account.password)}`;
+  return [
+    "CREATE DATABASE IF NOT EXISTS minder",
+    `CREATE USER IF NOT EXISTS ${name} IDENTIFIED ${how}`,
+    ...grantStatements(account),
+  ];
+}
+
+/** The GRANTs alone. */
+export function grantStatements(account: Pick<Account, "user" | "host">): readonly string[] {
+  const name = accountName(account);
+  return [
+    `GRANT ${GLOBAL_PRIVILEGES.map((privilege) => privilege.name).join(", ")} ON *.* TO ${name}`,
+    `GRANT ${SCHEMA_PRIVILEGES.join(", ")} ON minder.* TO ${name}`,
+    `GRANT SELECT ON ${MEMBERS_TABLE} TO ${name}`,
+  ];
+}
+
+/** A string of SQL. */
+function quote(text: string): string {
+  return `'${text.replaceAll("\\", "\\\\").replaceAll("'", "''")}'`;
+}
+
+/** What the account may do, out of `SHOW GRANTS`. */
+export interface GrantCheck {
+  /** Privileges that it lacks, as "SUPER ON *.*". */
+  readonly missing: readonly string[];
+  /** Global privileges that it has and does not need. */
+  readonly excess: readonly string[];
+}
+
+/** Compares the lines of `SHOW GRANTS` with what is needed. */
+export function checkGrants(lines: readonly string[]): GrantCheck {
+  const held = new Map<string, Set<string>>();
+  for (const line of lines) {
+    const match = /^GRANT (.+?) ON (?:TABLE )?(\S+) TO /i.exec(line);
+    if (match?.[1] === undefined || match[2] === undefined) continue;
+    const on = match[2].replaceAll("`", "").replaceAll("\\_", "_").toLowerCase();
+    const names = match[1].split(/,\s*/).map((name) => name.trim().toUpperCase());
+    held.set(on, new Set([...(held.get(on) ?? []), ...names]));
+  }
+  const all = (on: string) => held.get(on)?.has("ALL PRIVILEGES") === true;
+  const global = held.get("*.*") ?? new Set<string>();
+  const has = (name: string, ...scopes: readonly string[]) =>
+    ["*.*", ...scopes].some((on) => all(on) || held.get(on)?.has(name) === true);
+  const needed: readonly (readonly [string, string, readonly string[]])[] = [
+    ...GLOBAL_PRIVILEGES.map(({ name }) => [name, "*.*", []] as const),
+    ...SCHEMA_PRIVILEGES.map((name) => [name, "minder.*", ["minder.*"]] as const),
+    ["SELECT", MEMBERS_TABLE, ["mysql.*", MEMBERS_TABLE]],
+  ];
+  const wanted = new Set<string>([...GLOBAL_PRIVILEGES.map(({ name }) => name), "USAGE"]);
+  return {
+    missing: needed
+      .filter(([name, , scopes]) => !has(name, ...scopes))
+      .map(([name, on]) => `${name} ON ${on}`),
+    excess: [...global].filter((name) => !wanted.has(name)).sort(),
+  };
+}
