@@ -683,6 +683,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
         because: "Repeat this with toSession set to the session of this ack",
         promise: null,
         epochServed: null,
+        writer: null,
         arbitrator: null,
       },
     });

@@ -551,6 +551,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
     because: typeof epoch === "string" ? clip(epoch) : "",
     promise,
     epochServed: null,
+    writer: null,
     arbitrator: {
       storeId: state.durable.storeId,
       epoch: state.durable.epoch,

@@ -35,6 +35,7 @@ export function emit(turn: Turn, effect: ArbitratorEffect): void {
 
 /** Acknowledges a person's message once everything it rests on is on disk. */
 export function reply(turn: Turn, ticket: number, ack: Pick<Ack, "outcome" | "because">): void {
-  const parameters: Ack = { ...ack, promise: null, epochServed: null, arbitrator: null };
+  const none = { promise: null, epochServed: null, writer: null, arbitrator: null };
+  const parameters: Ack = { ...ack, ...none };
   emit(turn, { do: "reply", ticket, body: { verb: "ack", parameters } });
 }

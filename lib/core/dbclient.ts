@@ -24,6 +24,7 @@ import {
   listedBy,
   type Placed,
   placeAll,
+  rivalOf,
   type ServerFacts,
   STEADY_MS,
   samePlace,
@@ -113,6 +114,10 @@ export interface DbClientState {
   readonly lineage: string | null;
   /** Ascending, bounded. */
   readonly advances: readonly Advance[];
+  /** Name of the writer under `single-writer`; null while there is none, and for other policies. */
+  readonly writer: string | null;
+  /** Since when another server is the writer of as many client minders or more; null if none is. */
+  readonly outvotedSince: Millis | null;
   /** Null until enough is known to judge: until then the balancer is left as it is. */
   readonly target: Target | null;
   readonly cut: readonly string[];
@@ -125,15 +130,29 @@ export interface DbClientState {
   readonly dueAt: Millis;
 }
 
+/** Outvoted for so long at least, a writer is given up for the one that the others have. */
+const AGREE_MIN_MS = 3000;
+
 const ADVANCES_MAX = 64;
 const ADVANCE_STEP_MS = 200;
 /** First retry after a failed pass; doubles up to reconcileIntervalMs. */
 const RETRY_MIN_MS = 100;
 
-/** The state at start. @throws MinderError if the config has no such client. */
-export function initial(config: ClusterConfig, selfId: PartyId, now: Millis): DbClientState {
+/**
+ * The state at start. `writer` is the only server that the balancer gives connections now, null if
+ * there is no such one: it stays the writer if it is fit.
+ * @throws MinderError if the config has no such client
+ */
+export function initial(
+  config: ClusterConfig,
+  selfId: PartyId,
+  now: Millis,
+  writer: string | null = null,
+): DbClientState {
   const client = clientOf(config, selfId);
   return {
+    writer: client.policy === "single-writer" ? writer : null,
+    outvotedSince: null,
     config,
     client,
     known: new Map(config.servers.map(({ id }) => [id, UNKNOWN])),
@@ -207,6 +226,7 @@ function ackTo(state: DbClientState, from: PartyId): Ack {
     because: known ? "" : `${from} is no server of this config`,
     promise: null,
     epochServed: null,
+    writer: state.writer,
     arbitrator: null,
   };
 }
@@ -275,6 +295,7 @@ const JUDGED = [
   "probe",
   "fingerprint",
   "primarySegment",
+  "writers",
   "epochSeen",
   "because",
 ] as const satisfies readonly (keyof Report)[];
@@ -379,9 +400,23 @@ function factsOf(state: DbClientState, server: DbServerConfig, now: Millis): Ser
       known.report !== null && !overdue
         ? "unknown"
         : listedBy(server, state.known, now - config.timing.suspectMs),
-    hangs: known.hangsSince !== null && now - known.hangsSince >= config.timing.probeTimeoutMs,
+    hangs:
+      known.hangsSince !== null &&
+      now - known.hangsSince >= config.timing.probeTimeoutMs &&
+      someFlow(state, now),
     held: state.applied?.held.includes(server.name) ?? false,
   };
+}
+
+/**
+ * Does any server commit, by a word that is not overdue: a dead one's last report says so too. Where
+ * all hang none is worse than the others, and the writer stays where it is.
+ */
+function someFlow(state: DbClientState, now: Millis): boolean {
+  for (const { report, heardAt } of state.known.values()) {
+    if (report?.probe === "flowing" && now - heardAt < overdueAfterMs(state.config)) return true;
+  }
+  return false;
 }
 
 interface Judged {
@@ -413,6 +448,7 @@ function judgeServer(state: DbClientState, server: DbServerConfig, now: Millis):
       loaded,
       steady: fitSince !== null && now - fitSince >= STEADY_MS,
       primarySegment: report?.primarySegment ?? null,
+      writers: report?.writers ?? 0,
       epochSeen: report?.epochSeen ?? 0,
     },
   };
@@ -473,20 +509,51 @@ function askSilent(state: DbClientState, effects: DbClientEffect[], now: Millis)
 function judgeAll(state: DbClientState, effects: DbClientEffect[], now: Millis): DbClientState {
   if (!canJudge(state, now)) return fullPass(state, effects, now);
   const judged = state.config.servers.map((server) => judgeServer(state, server, now));
-  const target = placeAll(
-    state.config,
-    state.client,
-    judged.map(({ candidate }) => candidate),
-  );
+  const candidates = judged.map(({ candidate }) => candidate);
+  const { writer: present, outvotedSince } = keepOrYield(state, candidates, now);
+  const target = placeAll(state.config, state.client, candidates, present);
+  const writer = writerIn(state.client, target);
   const cut = judged.filter((one) => one.cut).map(({ candidate }) => candidate.server.name);
   const known = new Map(judged.map((one) => [one.candidate.server.id, one.known]));
   const changes = changesBetween(state.target, target);
   const sameCut = cut.length === state.cut.length && cut.every((name) => state.cut.includes(name));
-  const next = { ...state, known, target, cut };
+  const next = { ...state, known, target, cut, writer, outvotedSince };
   if (changes.length === 0 && sameCut) return fullPass(next, effects, now);
   effects.push({ do: "reconcile", target, cut });
   effects.push(log("target", { changes, cut }));
   return { ...next, reconcileAt: now + state.config.timing.reconcileIntervalMs };
+}
+
+/** The writer to keep if it is fit: none any more once it has been outvoted for long enough. */
+function keepOrYield(
+  state: DbClientState,
+  candidates: readonly Candidate[],
+  now: Millis,
+): Pick<DbClientState, "writer" | "outvotedSince"> {
+  const { config, writer } = state;
+  if (writer === null || state.client.policy !== "single-writer") {
+    return { writer: null, outvotedSince: null };
+  }
+  if (rivalOf(config, candidates, writer) === null) return { writer, outvotedSince: null };
+  const since = state.outvotedSince ?? now;
+  // The table that was found at start may be that of a balancer which has just been started as well.
+  return state.target !== null && now - since < agreeMs(config)
+    ? { writer, outvotedSince: since }
+    : { writer: null, outvotedSince: null };
+}
+
+/**
+ * A move is known to all minders within two reports (its ack, and the count in the next one); by
+ * then a vote that seemed lost because others moved first has settled.
+ */
+function agreeMs({ timing }: ClusterConfig): Millis {
+  return Math.max(AGREE_MIN_MS, 4 * timing.reportIntervalMs);
+}
+
+/** The one that a single writer's client has been given; null for other policies. */
+function writerIn({ policy }: DbClientConfig, target: Target): string | null {
+  if (policy !== "single-writer") return null;
+  return target.find(({ place }) => place.as === "up")?.name ?? null;
 }
 
 /** The level-triggered pass: the same target again, whether or not anything seems to have changed. */
@@ -552,6 +619,7 @@ function nextDueAt(state: DbClientState, now: Millis): Millis {
   // One more than the limit, where being quiet needs more than suspectMs.
   const moments: Millis[] = [lastHeardAt(state) + timing.suspectMs + 1];
   if (state.target !== null) moments.push(state.reconcileAt);
+  if (state.outvotedSince !== null) moments.push(state.outvotedSince + agreeMs(state.config));
   if (state.speakingSince !== null) moments.push(state.speakingSince + timing.suspectMs);
   for (const known of state.known.values()) {
     const since = silentSince(state, known);

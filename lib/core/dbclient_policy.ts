@@ -3,8 +3,8 @@
  *
  * First each server is judged on its own (JUDGEMENTS: the first row that holds), then the client's
  * policy places all of them. Two invariants: load alone never takes out the last server that
- * serves, and the choice of the writer rests on nothing but what every client minder hears in the
- * same reports, so that all of them choose the same one without talking to each other.
+ * serves, and a writer that is fit is never moved for its rank alone. Client minders do not talk to
+ * each other: the servers' reports count how many have which writer, and the few follow the many.
  */
 import type { ClusterConfig, DbClientConfig, DbServerConfig } from "../cluster_config.ts";
 import type { Report } from "../message/dbserver.ts";
@@ -45,7 +45,7 @@ export const LAG_CALM_MS = 1500;
 /** Calm for so long, a loaded server gets its weight back. */
 export const CALM_MS = 5000;
 
-/** A server that was not fit for writing is chosen as writer again only after so long of being fit. */
+/** Of those who could write, one that has been fit for so long is chosen before one that has not. */
 export const STEADY_MS = 10_000;
 
 /** A loaded server keeps this part of its weight. */
@@ -247,6 +247,8 @@ export interface Candidate {
   readonly steady: boolean;
   /** Where writers belong, as the arbitrator last told it; null where it has not. */
   readonly primarySegment: string | null;
+  /** Client minders that have it as their writer. */
+  readonly writers: number;
   /** Highest epoch that it has heard of. */
   readonly epochSeen: number;
 }
@@ -277,10 +279,10 @@ export function writingSegment(config: ClusterConfig, candidates: readonly Candi
 }
 
 /**
- * The servers in the order in which they are asked to write, the writer first: those of the segment
- * in which writers belong, then the others, each in the config's order. Unlike flow control or lag,
- * all of this reads the same for every client minder; `steady` differs between them by no more than
- * their reports' delays.
+ * The servers in the order in which they are asked to write: the one that most client minders have
+ * as their writer already; then those of the segment in which writers belong, then the others, each
+ * in the config's order. Unlike flow control or lag, all of this reads the same for every client
+ * minder; `writers` and `steady` differ between them by no more than their reports' delays.
  */
 export function succession(
   config: ClusterConfig,
@@ -291,6 +293,7 @@ export function succession(
   const rank = (candidate: Candidate): readonly number[] => [
     candidate.standing === "serving" ? 0 : 1,
     candidate.synced ? 0 : 1,
+    -candidate.writers,
     candidate.steady ? 0 : 1,
     candidate.server.segment === segment ? 0 : 1,
     place.get(candidate.server.id) ?? config.servers.length,
@@ -323,6 +326,8 @@ export type ClientPolicy = Pick<DbClientConfig, "policy" | "segment" | "weights"
 interface PolicyInput {
   readonly config: ClusterConfig;
   readonly client: ClientPolicy;
+  /** Name of the present writer, to keep if it is fit; null if there is none, or none to keep. */
+  readonly writer: string | null;
   /** Only those that may take connections: all of one standing, never a mixture. */
   readonly able: readonly Candidate[];
 }
@@ -339,9 +344,12 @@ const POLICIES: Readonly<
   spread: { share: spread, standby: "it stands by: it is not in step" },
 };
 
-function singleWriter({ config, client, able }: PolicyInput): Shares {
-  const writer = succession(config, able)[0];
-  if (writer === undefined) return new Map();
+function singleWriter({ config, client, writer: present, able }: PolicyInput): Shares {
+  const first = succession(config, able)[0];
+  if (first === undefined) return new Map();
+  const kept = able.find(({ server }) => server.name === present);
+  // Only a donor, or one that is catching up, gives way to one that is in step.
+  const writer = kept !== undefined && (kept.synced || !first.synced) ? kept : first;
   return new Map([
     [writer.server, { weight: weightFor(client, writer.server), because: "it is the writer" }],
   ]);
@@ -398,23 +406,44 @@ export function candidatesNow(
       loaded: (report?.flowControl ?? 0) >= FLOW_LOADED,
       steady: true,
       primarySegment: report?.primarySegment ?? null,
+      writers: report?.writers ?? 0,
       epochSeen: report?.epochSeen ?? 0,
     };
   });
 }
 
-/** Places every server by the client's policy. */
+/** Missing information never takes out the last one: where nobody surely serves, doubt does. */
+function ableOf(candidates: readonly Candidate[]): readonly Candidate[] {
+  const serving = candidates.filter(({ standing }) => standing === "serving");
+  return serving.length > 0
+    ? serving
+    : candidates.filter(({ standing }) => standing === "doubtful");
+}
+
+/**
+ * The server that other client minders have agreed on as their writer instead of this one: at least
+ * as many as have this one, and before it in the order of succession. Null if there is none.
+ */
+export function rivalOf(
+  config: ClusterConfig,
+  candidates: readonly Candidate[],
+  writer: string,
+): string | null {
+  const [first] = succession(config, ableOf(candidates));
+  if (first === undefined || first.writers === 0 || first.server.name === writer) return null;
+  return first.server.name;
+}
+
+/** Places every server by the client's policy; a `writer` that is fit stays the writer. */
 export function placeAll(
   config: ClusterConfig,
   client: ClientPolicy,
   candidates: readonly Candidate[],
+  writer: string | null = null,
 ): Target {
-  const serving = candidates.filter(({ standing }) => standing === "serving");
-  // Missing information never takes out the last one: where nobody surely serves, doubt does.
-  const able =
-    serving.length > 0 ? serving : candidates.filter(({ standing }) => standing === "doubtful");
+  const able = ableOf(candidates);
   const policy = POLICIES[client.policy];
-  const shares = policy.share({ config, client, able });
+  const shares = policy.share({ config, client, writer, able });
   return candidates.map((candidate) => {
     const { server, standing, because } = candidate;
     const share = shares.get(server);

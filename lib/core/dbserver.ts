@@ -104,6 +104,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     promises: new Map(),
     peerEpochs: new Map(),
     peers: new Map(),
+    clientWriters: new Map(),
     grantEpoch: null,
     // Promises of an earlier life are outwaited, so they need not be durable.
     vouchedUntil: now + start.config.outwaitMs,
@@ -253,6 +254,13 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
   const { sent, sentAt, by } = event;
   if (sent.verb !== "db_status_report" || !("reportNumber" in sent.parameters)) return;
   const { promise, arbitrator } = answer;
+  if (partyType(by) === "dbclient") {
+    const { clientWriters, config } = turn.state;
+    const known = config.clients.some(({ id }) => id === by);
+    const said = { writer: answer.writer, at: sentAt };
+    if (known) set(turn, { clientWriters: new Map(clientWriters).set(by, said) });
+    return;
+  }
   // Sent before the machine was suspended: how long ago that is, this clock cannot tell.
   if (sentAt <= turn.state.suspendedAt) return;
   if (promise !== null && promise.view === sent.parameters.fingerprint) {

@@ -31,12 +31,14 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     leaving: state.leaving,
     position: running === "down" ? state.position : null,
     safeToBootstrap: state.safeToBootstrap,
+    storeId: durable.storeId,
     epochSeen: durable.epochSeen,
     epochServed: durable.epochServed,
     lastPrimary: state.lastPrimary,
     primarySegment: state.primarySegment,
     probe: state.probe,
     gcommUuid: state.gcommUuid,
+    writers: writersOf(state, now),
     guard: false,
     diverged: state.diverged,
     pollAgeMs: status === null ? 0 : Math.max(0, Math.min(86_400_000, now - state.polledAt)),
@@ -47,6 +49,16 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     },
     because: becauseOf(state, right.because).slice(0, 1000),
   };
+}
+
+/** An ack comes with every report; whoever has missed three no longer counts. */
+function writersOf({ clientWriters, config, self }: DbServerState, now: Millis): number {
+  const youngMs = 3 * config.timing.reportIntervalMs;
+  let writers = 0;
+  for (const { writer, at } of clientWriters.values()) {
+    if (writer === self.name && now - at <= youngMs) writers++;
+  }
+  return writers;
 }
 
 function runningOf(state: DbServerState): Report["running"] {

@@ -116,6 +116,11 @@ export interface DbServerState {
   /** Epoch served under by peers, as their acks say. */
   readonly peerEpochs: ReadonlyMap<PartyId, number>;
   readonly peers: ReadonlyMap<PartyId, { readonly report: Report; readonly at: Millis }>;
+  /** Which server each client minder has as its only writer, by its latest ack. */
+  readonly clientWriters: ReadonlyMap<
+    PartyId,
+    { readonly writer: string | null; readonly at: Millis }
+  >;
   /** The epoch granted to this segment, as far as this server knows. */
   readonly grantEpoch: number | null;
   /** Until then this server has promised not to be promoted. */

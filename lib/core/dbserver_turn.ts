@@ -30,6 +30,7 @@ export function ack(turn: Turn, ticket: number, answer: Partial<Ack>): void {
     because: "",
     promise: null,
     epochServed: turn.state.durable.epochServed,
+    writer: null,
     arbitrator: null,
     ...answer,
   };

@@ -5,6 +5,7 @@
  *
  * A further balancer is a file that makes a `Balancer`, and a line in DRIVERS (balancers.ts).
  */
+import type { ClusterConfig } from "../cluster_config.ts";
 import type { Millis } from "../core/core.ts";
 import type { Applied } from "../core/dbclient.ts";
 import type { Place, Placed, Target } from "../core/dbclient_policy.ts";
@@ -59,6 +60,28 @@ export interface Reconciler {
   want(target: Target, cut: readonly string[]): void;
   /** Takes no more wishes and waits for the present pass, which is bounded. */
   stop(): Promise<void>;
+}
+
+/**
+ * The only server that the balancer gives connections now; null if there are none or several, or
+ * if it cannot be asked: then nothing is known of a present writer.
+ */
+export async function onlyServing(
+  balancer: Balancer,
+  config: ClusterConfig,
+  timeoutMs: Millis,
+): Promise<string | null> {
+  const all = config.servers.map(({ name, host, mysqlPort }): Placed => {
+    return { name, host, port: mysqlPort, place: { as: "out" }, because: "" };
+  });
+  try {
+    const { servers } = await balancer.read(all, AbortSignal.timeout(timeoutMs));
+    const up = servers.filter(({ word }) => /^up( [1-9]\d*)?$/.test(word));
+    return up.length === 1 ? (up[0]?.name ?? null) : null;
+  } catch {
+    // The first pass says what is wrong with it.
+    return null;
+  }
 }
 
 /** What the balancer was last seen to be, by name; empty where that is not known for sure. */

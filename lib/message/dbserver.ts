@@ -77,6 +77,8 @@ export const ReportSchema = v.strictObject({
   probe: v.picklist(["flowing", "hanging", "held", "off"]),
   /** `wsrep_gcomm_uuid` of this mariadbd, or of the last one that ran. */
   gcommUuid: v.nullable(UuidSchema),
+  /** Client minders that have it as their only writer, as their latest acks say. */
+  writers: CountSchema,
   /** A guard process stands ready to kill an unfenced mariadbd of a dead watchdog. */
   guard: v.boolean(),
   /** Has rows beyond a fork point: must take a full state transfer before it serves. */
@@ -117,6 +119,8 @@ export const AckSchema = v.strictObject({
   ),
   /** Epoch under which the answering server last served; null from the arbitrator and from clients. */
   epochServed: v.nullable(CountSchema),
+  /** From a client minder with a single writer only: the server that it has as such. */
+  writer: v.nullable(NameSchema),
   /** From the arbitrator only: what is, beside the promise. */
   arbitrator: v.nullable(
     v.strictObject({

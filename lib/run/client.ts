@@ -9,7 +9,7 @@ import {
   initial,
   step,
 } from "../core/dbclient.ts";
-import { startReconciler } from "../effects/balancer.ts";
+import { onlyServing, startReconciler } from "../effects/balancer.ts";
 import { createBalancer } from "../effects/balancers.ts";
 import { createLog } from "../log.ts";
 import { systemClock } from "../wakeup.ts";
@@ -22,8 +22,10 @@ const PASS_TIMEOUT_MS = 2_000;
 export async function runClient(config: ClusterConfig, self: DbClientConfig): Promise<number> {
   const clock = systemClock();
   const log = createLog({ role: "dbclient", node: self.id, wall: clock.wall });
+  const balancer = createBalancer(self.balancer);
+  const writer = await onlyServing(balancer, config, PASS_TIMEOUT_MS);
   const reconciler = startReconciler({
-    balancer: createBalancer(self.balancer),
+    balancer,
     passTimeoutMs: PASS_TIMEOUT_MS,
     now: clock.now,
     onApplied: (result) => party.loop.tell({ on: "applied", result }),
@@ -34,7 +36,7 @@ export async function runClient(config: ClusterConfig, self: DbClientConfig): Pr
     listen: self,
     controlSocket: null,
     core: { step, dueAt },
-    initial: initial(config, self.id, clock.now()),
+    initial: initial(config, self.id, clock.now(), writer),
     async perform(effect) {
       if (effect.do === "log") log.info(effect.event, effect.fields);
       else reconciler.want(effect.target, effect.cut);

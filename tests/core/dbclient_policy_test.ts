@@ -79,6 +79,7 @@ function candidates(words: string, of = config): readonly Candidate[] {
       synced: !has.includes("donor"),
       loaded: has.includes("loaded"),
       steady: !has.includes("new"),
+      writers: Number(has.find((word) => word.startsWith("w="))?.slice(2) ?? 0),
       primarySegment: has.find((one) => one.startsWith("dc")) ?? null,
       epochSeen: Number(has.find((one) => /^\d+$/.test(one)) ?? 0),
     };

@@ -33,9 +33,9 @@ class Story {
   effects: DbClientEffect[] = [];
   #number = 0;
 
-  constructor(config = clientCluster()) {
+  constructor(config = clientCluster(), writer: string | null = null) {
     this.config = config;
-    this.state = initial(config, "dbclient.1", this.now);
+    this.state = initial(config, "dbclient.1", this.now, writer);
     this.give({ on: "wakeup" });
   }
 
@@ -97,6 +97,7 @@ class Story {
 }
 
 const CALM = "a1 up 100, a2 drain, b1 drain, b2 drain";
+const SECOND = "a1 drain, a2 up 100, b1 drain, b2 drain";
 
 group("hearing", () => {
   test("every report is acknowledged at once, promising nothing", () => {
@@ -111,6 +112,7 @@ group("hearing", () => {
           because: "",
           promise: null,
           epochServed: null,
+          writer: null,
           arbitrator: null,
         },
       },
@@ -192,16 +194,28 @@ group("one word is enough", () => {
     });
   }
 
-  test("a writer that comes back writes again only after being steady", () => {
+  test("a writer that comes back takes nothing away from the one that is fit", () => {
     const story = new Story();
     story.all();
     story.report("a1", { fenced: true });
     story.report("a1");
-    expect(story.places()).toBe("a1 drain, a2 up 100, b1 drain, b2 drain");
-    story.pass(STEADY_MS - 1, "a1 a2 b1 b2");
-    expect(story.places()).toContain("a2 up 100");
-    story.pass(1, "");
-    expect(story.places()).toBe(CALM);
+    expect(story.places()).toBe(SECOND);
+    story.pass(3 * STEADY_MS, "a1 a2 b1 b2");
+    expect(story.places()).toBe(SECOND);
+  });
+
+  test("whoever becomes fit first at a start of all writes, and goes on writing", () => {
+    const story = new Story();
+    for (const { name } of story.config.servers) story.report(name, { serving: "off" });
+    const seen = new Set<string>();
+    for (const name of ["b1", "a1", "b2", "a2"]) {
+      story.report(name);
+      story.pass(300, "");
+      seen.add(story.places().replaceAll("out", "drain"));
+    }
+    story.pass(2 * STEADY_MS, "a1 a2 b1 b2");
+    seen.add(story.places());
+    expect([...seen]).toEqual(["a1 drain, a2 drain, b1 up 100, b2 drain"]);
   });
 
   test("hanging writes count once a common stall would show on all", () => {
@@ -223,6 +237,109 @@ group("one word is enough", () => {
     }
     common.pass(3000, "a1 a2 b1 b2", { probe: "hanging" });
     expect(common.places()).toBe(CALM);
+  });
+});
+
+group("agreeing on a writer", () => {
+  /** A minder whose writer is a2, while a1 could write as well. */
+  function movedToSecond(): Story {
+    const story = new Story();
+    story.all();
+    story.report("a1", { fenced: true });
+    story.pass(STEADY_MS, "a1 a2 b1 b2");
+    expect(story.places()).toBe(SECOND);
+    return story;
+  }
+
+  /** All servers report for so long; each says how many minders have it as their writer. */
+  function votes(story: Story, forMs: number, counts: Readonly<Record<string, number>>) {
+    for (let ms = 0; ms < forMs; ms += 500) {
+      story.pass(500);
+      for (const { name } of story.config.servers) {
+        story.report(name, { writers: counts[name] ?? 0 });
+      }
+    }
+  }
+
+  test("an ack names the writer, and none for other policies", () => {
+    const writerIn = (story: Story): string | null => {
+      const [effect] = story.report("a1");
+      if (effect?.do !== "reply" || effect.body.verb !== "ack") throw new Error("no ack");
+      return effect.body.parameters.writer;
+    };
+    const story = new Story();
+    expect(writerIn(story)).toBeNull();
+    story.all();
+    expect(writerIn(story)).toBe("a1");
+    const other = new Story(clientCluster({ client: { policy: "spread" } }));
+    other.all();
+    expect(writerIn(other)).toBeNull();
+  });
+
+  test("the few follow the many, and as many follow the first in succession", () => {
+    for (const [a1, a2, expected] of [
+      [2, 1, CALM],
+      [1, 1, CALM],
+      [1, 2, SECOND],
+      [0, 1, SECOND],
+      [0, 0, SECOND],
+    ] as const) {
+      const story = movedToSecond();
+      votes(story, 10_000, { a1, a2 });
+      expect(`${a1}:${a2} ${story.places()}`).toBe(`${a1}:${a2} ${expected}`);
+    }
+  });
+
+  test("a vote that was lost for less than 3 s moves nobody", () => {
+    const story = movedToSecond();
+    votes(story, 2500, { a1: 1, a2: 1 });
+    expect(story.places()).toBe(SECOND);
+    votes(story, 1000, { a2: 2 });
+    votes(story, 2500, { a1: 1, a2: 1 });
+    expect(story.places()).toBe(SECOND);
+  });
+
+  test("when its writer is lost a minder joins what others have chosen already", () => {
+    const story = new Story();
+    story.all();
+    story.report("b2", { writers: 1 });
+    story.report("a1", { fenced: true });
+    expect(story.places()).toBe("a1 out, a2 drain, b1 drain, b2 up 100");
+  });
+
+  test("a restarted minder keeps the writer of the balancer's table if it is fit", () => {
+    const story = new Story(clientCluster(), "b1");
+    story.all();
+    expect(story.places()).toBe("a1 drain, a2 drain, b1 up 100, b2 drain");
+    story.report("b1", { draining: true });
+    expect(story.places()).toBe(CALM);
+  });
+
+  test("a table that nobody else agrees with is given up at once", () => {
+    const fresh = new Story(clientCluster(), "b1");
+    for (const name of ["a1", "b1", "b2"]) fresh.report(name);
+    fresh.report("a2", { writers: 5 });
+    expect(fresh.places()).toBe(SECOND);
+  });
+
+  test("minders that hear and answer real counts end with one writer, from any start", () => {
+    const names = ["a1", "a2", "b1", "b2"];
+    for (let code = 0; code < 4 ** 3; code++) {
+      const chosen = [0, 1, 2].map((digit) => names[Math.floor(code / 4 ** digit) % 4] ?? "");
+      const stories = chosen.map((writer) => new Story(clientCluster(), writer));
+      // Each starts from a table of its own; the servers count late, by the acks of a report before.
+      for (const story of stories) story.all();
+      let acks = stories.map((story) => story.state.writer);
+      for (let round = 0; round < 40; round++) {
+        const counts = Object.fromEntries(
+          names.map((name) => [name, acks.filter((writer) => writer === name).length]),
+        );
+        acks = stories.map((story) => story.state.writer);
+        for (const story of stories) votes(story, 500, counts);
+      }
+      const ends = new Set(stories.map((story) => story.state.writer));
+      if (ends.size !== 1) throw new Error(`${chosen.join(" ")} end as ${[...ends].join(" ")}`);
+    }
   });
 });
 

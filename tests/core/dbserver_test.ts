@@ -566,7 +566,7 @@ describe("asking", () => {
     story.hears(ARBITRATOR, { verb: "request_status", parameters: { because: "silent" } });
     const ticket = story.lastTicket;
     const answered = () => story.effects.some((one) => one.do === "reply" && one.ticket === ticket);
-    story.give({ on: "polled", startedAt: begun, status: statusOf(ALL), error: null });
+    story.give({ on: "polled", startedAt: begun, status: statusOf(ALL), error: null, unreachable: false });
     expect(answered()).toBe(false);
     story.polled(statusOf(ALL));
     expect(answered()).toBe(true);
@@ -661,4 +661,30 @@ test("whatever happens, no deadline is ever left in the past: 300 random lives o
       if (due <= story.now) story.give({ on: "wakeup" } satisfies DbServerEvent);
     }
   }
+});
+
+test("a report counts the client minders that have this server as their writer, by young acks", () => {
+  const balancer = { kind: "haproxy", socket: "/none", backend: "galera" } as const;
+  const clients = [1, 2, 3].map((serial) => {
+    const id = `dbclient.${serial}` as const;
+    const at = { host: "10.0.0.1", port: 1, segment: null };
+    return { id, serial, ...at, policy: "single-writer", balancer } as const;
+  });
+  const story = servingServer("a1", { config: { ...coreCluster(), clients } });
+  const { reportIntervalMs } = story.config.timing;
+  const acks = (writers: readonly (string | null)[]) => {
+    for (const [index, writer] of writers.entries()) {
+      story.acked(`dbclient.${index + 1}`, { writer });
+    }
+  };
+  const counted = (): number => {
+    passPolled(story, reportIntervalMs);
+    return story.lastReport.writers;
+  };
+  acks(["a1", "a2", "a1"]);
+  expect(counted()).toBe(2);
+  acks(["a2", null, "a1", "a1"]);
+  expect(counted()).toBe(1);
+  passPolled(story, 3 * reportIntervalMs);
+  expect(counted()).toBe(0);
 });

@@ -126,6 +126,7 @@ export function reportOf(config: ClusterConfig, name: string, seen: Seen = {}): 
     leaving: false,
     position: null,
     safeToBootstrap: false,
+    storeId: null,
     epochSeen: 0,
     epochServed: 0,
     lastPrimary: {
@@ -135,6 +136,7 @@ export function reportOf(config: ClusterConfig, name: string, seen: Seen = {}): 
     primarySegment: null,
     probe: inView ? "flowing" : "off",
     gcommUuid: uuidOf(name),
+    writers: 0,
     guard: false,
     diverged: false,
     pollAgeMs: 0,
@@ -329,7 +331,14 @@ export class ArbitratorStory {
       sentAt: this.now,
       reply: {
         verb: "ack",
-        parameters: { outcome, because, promise: null, epochServed: 0, arbitrator: null },
+        parameters: {
+          outcome,
+          because,
+          promise: null,
+          epochServed: 0,
+          writer: null,
+          arbitrator: null,
+        },
       },
     });
   }
@@ -419,9 +428,13 @@ export class ServerStory {
   }
 
   /** The poll under way, or a new one, ends with this. */
-  polled(status: WsrepStatus | null, error: string | null = status === null ? "timeout" : null) {
+  polled(
+    status: WsrepStatus | null,
+    error: string | null = status === null ? "timeout" : null,
+    unreachable = false,
+  ) {
     const named = status === null ? null : { ...status, gcommUuid: uuidOf(this.self.name) };
-    return this.give({ on: "polled", startedAt: this.now, status: named, error });
+    return this.give({ on: "polled", startedAt: this.now, status: named, error, unreachable });
   }
 
   probed(outcome: "committed" | "refused" | "hung" | "held" = "committed") {
@@ -474,6 +487,7 @@ export class ServerStory {
           because: "",
           promise: null,
           epochServed: null,
+          writer: null,
           arbitrator: null,
           ...ack,
         },
@@ -507,6 +521,7 @@ export class ServerStory {
           primarySegment: "dc1",
           epochs: [],
           draining: false,
+retired: [],
           start: "wait",
           ...options.arbitrator,
         },
