@@ -10,10 +10,13 @@ import type { DbServerEvent } from "./dbserver_io.ts";
 import { type DbServerState, type OrderInHand, viewOf } from "./dbserver_state.ts";
 import { ack, keep, log, set, type Turn } from "./dbserver_turn.ts";
 
-/** pc.bootstrap is tried so often; it may be dropped without a word while views are forming. */
-const FORM_ATTEMPTS = 3;
+/**
+ * pc.bootstrap is tried so often: it is dropped without a word while views are forming, which took up
+ * to 1 s on a loaded machine. Each attempt checks the view anew, so that a further one costs nothing.
+ */
+export const FORM_ATTEMPTS = 8;
 /** A Primary view follows within 50 ms where pc.bootstrap has an effect (measured: 10 to 50 ms). */
-const FORM_WAIT_MS = 300;
+export const FORM_WAIT_MS = 120;
 
 interface OrderFacts {
   readonly state: DbServerState;
@@ -250,6 +253,7 @@ export function orderWritten(turn: Turn): void {
       do: "start",
       mode: startOrder.bootstrap ? "bootstrap" : "join",
       position,
+      donor: null,
     });
     ack(turn, startOrder.ticket, { because: "starting" });
   }

@@ -30,6 +30,7 @@ import {
 import { createNetwork, type Hosts, type Network } from "./network.ts";
 import {
   endLockHolder,
+  freeze,
   HOST_MARK,
   isAlive,
   killAll,
@@ -406,12 +407,14 @@ export class Lab {
   }
 
   /**
-   * Cuts the power of hosts: first no packet leaves them any more, then everything on them is
-   * killed. Without the first, the kernel would close their connections in their name. On
-   * loopback it does.
+   * Cuts the power of hosts: everything there stops, then no packet leaves them any more, then
+   * everything is killed. Without the second, the kernel would close their connections in their
+   * name. On loopback it does.
    */
   async powerOff(hosts: Hosts): Promise<void> {
     const names = typeof hosts === "string" ? [hosts] : hosts;
+    // All at one instant, as power fails: nobody there goes on for the 10 to 30 ms of what follows.
+    for (const mark of names.flatMap((host) => this.processes(host))) freeze(mark);
     if (this.network.namespaced) await this.network.isolate(names);
     for (let round = 0; round < 5; round++) {
       const alive = names.flatMap((host) => this.processes(host));

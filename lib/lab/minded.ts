@@ -43,13 +43,16 @@ export async function openMinded(name: string, options: MindedOptions = {}): Pro
   }
 }
 
-/** As it stands in `wsrep_notify_cmd`: Galera adds its own arguments and gives it to `sh -c`. */
+/**
+ * As it stands in `wsrep_notify_cmd`: Galera adds its own arguments and gives it to `sh -c`. Until that
+ * ends mariadbd commits nothing, so it only starts the handler: 2 ms instead of 10 to 30 (docs/notify.md).
+ */
 function notifyCommand(server: LabHost): string {
   const script = join(SCRIPTS, "notify.ts");
   const to = `http://${server.address}:${SERVER_PORT}`;
-  // As docs/notify.md recommends: a process of 10 ms gains nothing from a compiler.
-  const program = `BUN_JSC_useJIT=0 exec ${process.execPath} --no-install --no-env-file`;
-  return `${program} ${script} --to ${to} --node dbserver.${server.serial}`;
+  const bun = `BUN_JSC_useJIT=0 exec ${process.execPath} --no-install --no-env-file`;
+  const handler = `${bun} ${script} --to ${to} --node dbserver.${server.serial} "$@"`;
+  return `sh -c '${handler} >/dev/null 2>&1 &' notify`;
 }
 
 function configText(lab: Lab, options: MindedOptions): string {

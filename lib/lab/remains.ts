@@ -146,6 +146,11 @@ export async function killAll(marks: readonly ProcessMark[]): Promise<number> {
   return alive.length;
 }
 
+/** SIGSTOP, if it is still the same process. */
+export function freeze(mark: ProcessMark): void {
+  if (mark.pid !== process.pid && isAlive(mark)) signal(mark, "SIGSTOP");
+}
+
 /** Ends whatever the lab of that name left: processes, namespaces, mounts, the directory. */
 export async function removeRemains(lab: string, directory: string): Promise<Removed> {
   let processes = 0;

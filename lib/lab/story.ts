@@ -12,6 +12,8 @@ import type { Timeline } from "./timeline.ts";
 export interface Outage {
   /** The segment that writes on. */
   readonly segment: string;
+  /** Wall milliseconds. */
+  readonly faultAtMs: number;
   /** Longest time without an acknowledged row. */
   readonly gapMs: number;
   /** From the fault until the last surviving server of the segment was non-Primary: Galera's own. */
@@ -35,8 +37,8 @@ export interface Verdict {
   readonly complaints: readonly string[];
 }
 
-const CALM_MS = 1_500;
-const AFTER_MS = 500;
+const CALM_MS = 1_000;
+const AFTER_MS = 250;
 const OUTAGE_TIMEOUT_MS = 30_000;
 const RETURN_TIMEOUT_MS = 60_000;
 /** A commit whose acknowledgements had all arrived before the cut may still be told to its client. */
@@ -117,6 +119,7 @@ async function outage(
   const gap = longestGap(minded.lab.journal(APP), faultAtMs - 1_000);
   return {
     segment,
+    faultAtMs,
     gapMs: gap?.lengthMs ?? 0,
     galeraMs: lostAtMs - faultAtMs,
     addedMs: againAtMs - lostAtMs,
@@ -171,7 +174,10 @@ async function judge(
   const missing = Math.max(...checks.map((check) => check.missing.length));
   const foreign = Math.max(...checks.map((check) => check.foreign));
   const complaints = [
-    ...(missing > 0 ? [`${missing} acknowledged rows are missing`] : []),
+    ...[...new Set(checks.flatMap((check) => check.missing))].map(
+      (row) =>
+        `row ${row.writer}/${row.number}, acknowledged by ${row.server} ${Math.round(row.endMs - seen.kill.faultAtMs)} ms after the power failed, is missing`,
+    ),
     ...(foreign > 0 ? [`${foreign} rows are there that nobody wrote`] : []),
     ...(sums.size > 1 ? ["the servers hold different rows"] : []),
     ...(seen.strayWrites > 0 ? [`${seen.strayWrites} writes went to the side that was out`] : []),
