@@ -25,6 +25,7 @@ import {
   type ServerOwnEffect,
   type ServerOwnEvent,
 } from "./server_effects.ts";
+import { serveHealth } from "./server_health.ts";
 
 /** Runs the watchdog until it is told to stop; mariadbd runs on. Returns the exit code. */
 export async function runServer(config: ClusterConfig, self: DbServerConfig): Promise<number> {
@@ -98,7 +99,10 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
   });
   await mysql.warm();
   party.loop.tell({ on: "process", process: mariadbd.adopt() });
+  const state = (): DbServerState => party.loop.state().core;
+  const health = await serveHealth({ config, self, state, clock, log });
   return await untilSignalled(party, log, async () => {
+    await health.stop();
     mariadbd.close();
     mysql.close();
   });
