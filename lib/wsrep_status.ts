@@ -4,6 +4,7 @@
  */
 import type { ClusterConfig } from "./cluster_config.ts";
 import type { Member, Report } from "./message/dbserver.ts";
+import type { PartyId } from "./message/envelope.ts";
 
 /** One poll, typed. Sources: SHOW GLOBAL STATUS / VARIABLES and WSREP_MEMBERSHIP. */
 export interface WsrepStatus {
@@ -82,14 +83,21 @@ export function isJoint(config: ClusterConfig, memberNames: ReadonlySet<string>)
   );
 }
 
-/** Does a view hold more than half of a segment's configured servers. */
+/** Does a view hold more than half of a segment's configured servers, those without a say left out. */
 export function holdsMajority(
   config: ClusterConfig,
   segment: string,
   memberNames: ReadonlySet<string>,
+  retired: readonly PartyId[] = [],
 ): boolean {
-  const size = config.servers.filter((server) => server.segment === segment).length;
-  return countPresent(config, segment, memberNames) * 2 > size;
+  let size = 0;
+  let present = 0;
+  for (const server of config.servers) {
+    if (server.segment !== segment || retired.includes(server.id)) continue;
+    size++;
+    if (memberNames.has(server.name)) present++;
+  }
+  return present * 2 > size;
 }
 
 function countPresent(

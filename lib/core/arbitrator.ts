@@ -558,6 +558,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
       primarySegment: state.durable.primarySegment,
       epochs: state.durable.epochs.filter((record) => record.epoch > report.epochServed),
       draining: state.durable.draining.includes(from),
+      retired: [...state.durable.retired],
       start: startVerdict(state, report, now),
     },
   };
@@ -580,7 +581,9 @@ function promiseFor(
   if (state.diskError !== null) return `no promise: ${state.diskError}`;
   if (report.primary !== "yes") return "no promise: not Primary";
   if (grant !== null && grant.segment === segment) {
-    return holdsMajority(state.config, grant.segment, names) || isJoint(state.config, names)
+    const { retired } = state.durable;
+    return holdsMajority(state.config, grant.segment, names, retired) ||
+      isJoint(state.config, names)
       ? grant.epoch
       : "no promise: less than half of the segment is in the view";
   }

@@ -97,8 +97,16 @@ function resume(
   }
   if (state.observing !== null) {
     const seen = [...state.heard.values()].map((heard) => heard.report.epochSeen);
-    // Higher than any epoch that a server has heard of, so that none is granted twice.
-    note(turn, { epoch: Math.max(state.durable.epoch, ...seen) + 1, grant: null, paused: null });
+    // Servers obey only the store that they are bound to: one that was lost goes on under its name.
+    const stores = new Set([...state.heard.values()].flatMap(({ report }) => report.storeId ?? []));
+    const [bound = state.durable.storeId] = stores.size === 1 ? stores : [];
+    note(turn, {
+      storeId: bound,
+      // Higher than any epoch that a server has heard of, so that none is granted twice.
+      epoch: Math.max(state.durable.epoch, ...seen) + 1,
+      grant: null,
+      paused: null,
+    });
     set(turn, { observing: null, armedAt: now + state.config.outwaitMs });
   } else note(turn, { paused: null });
   log(turn, "resumed", { ...order });

@@ -197,7 +197,12 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
   const outside = candidate === null ? NOTHING_OUTSIDE : exclude(state, candidate, { now, forced });
   const grant = state.durable.grant;
   const active = activeServers(state, segment);
-  const counted = active.filter((server) => !stoppedBeforeNoted(state, server)).length;
+  const counted = state.config.servers.filter(
+    (server) =>
+      server.segment === segment &&
+      !hasNoSay(state, server, forced) &&
+      !stoppedBeforeNoted(state, server),
+  ).length;
   return {
     segment,
     observing: state.observing ?? state.diskError,
@@ -271,6 +276,18 @@ function stoppedBeforeNoted(state: ArbitratorState, server: DbServerConfig): boo
   const report = state.heard.get(server.id)?.report;
   if (report?.running !== "down" || state.durable.noted === null) return false;
   return !state.durable.noted.members.includes(server.name);
+}
+
+/**
+ * Is the server retired, and certainly in no view that the others of its segment could be missing from:
+ * it vouches for others as long as it runs in the noted view, whatever a person has said of it.
+ */
+function hasNoSay(state: ArbitratorState, server: DbServerConfig, forced: boolean): boolean {
+  const { noted, retired } = state.durable;
+  if (!retired.includes(server.id)) return false;
+  if (forced || noted === null || !noted.members.includes(server.name)) return true;
+  const heard = state.heard.get(server.id);
+  return heard?.report.running === "down" && heard.at >= state.notedAt;
 }
 
 /**
@@ -402,7 +419,7 @@ function exclude(
   const inside = new Set(fingerprintMembers(candidate.fingerprint));
   const reporting = new Set(candidate.reporting.map((each) => each.server.id));
   const outside = state.config.servers.filter((server) => {
-    if (reporting.has(server.id) || state.durable.retired.includes(server.id)) return false;
+    if (reporting.has(server.id) || hasNoSay(state, server, forced)) return false;
     const uuid = state.heard.get(server.id)?.report.gcommUuid;
     return candidate.kind === "stall" || uuid === null || uuid === undefined || !inside.has(uuid);
   });

@@ -113,6 +113,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     promisedEpoch: 0,
     epochs: [],
     draining: false,
+    retired: [],
     primarySegment: null,
     startVerdict: "wait",
     diverged: false,
@@ -301,6 +302,7 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
         ? turn.state.promisedEpoch
         : Math.max(turn.state.promisedEpoch, arbitrator.epoch),
     draining: arbitrator.draining,
+    retired: arbitrator.retired,
     primarySegment: arbitrator.primarySegment,
     toldAt: sentAt,
     startVerdict: judgedOnPosition(turn.state, sent.parameters) ? arbitrator.start : "wait",
@@ -346,6 +348,7 @@ function hearProcess(
       adopted,
       foundAt: null,
       lastPrimary: null,
+      leaving: false,
     });
     log(turn, "mariadbd_running", { pid: process.pid, adopted });
     return;
@@ -356,6 +359,7 @@ function hearProcess(
   set(turn, {
     process,
     handling: null,
+    leaving: false,
     failedStarts,
     startAt: now + restartWaitMs(failedStarts),
     stoppedAt: now,
@@ -386,7 +390,12 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   const { status, startedAt } = event;
   set(turn, { polling: false, pollError: event.error, askedAt: startedAt });
   if (state.process.is !== "running" || status === null) {
-    set(turn, { pollAt: now + state.config.timing.pollFastMs });
+    // One that has not opened its socket since it was found lets no client in.
+    const shut = event.unreachable && state.status === null && state.gating === null;
+    set(turn, {
+      pollAt: now + state.config.timing.pollFastMs,
+      closed: state.closed || shut,
+    });
     return;
   }
   if (inFlux(status)) {
@@ -741,7 +750,9 @@ function manage(turn: Turn): void {
     return;
   }
   if (state.process.is === "running" && state.diverged && state.handling === null) {
-    set(turn, { handling: "stop" });
+    set(turn, { handling: "stop", leaving: true });
+    // Said before it happens: a graceful leave moves Galera's quorum.
+    tell(turn);
     turn.effects.push({ do: "stop", graceMs: STOP_GRACE_MS });
     return;
   }
@@ -756,12 +767,37 @@ function manage(turn: Turn): void {
   if (verdict === null) return;
   // A provider that closes again after a restart refuses its own data: only new data helps.
   const mode = state.closures >= 2 ? "reseed" : verdict;
+  const donor = mode === "reseed" ? donorFor(state, now) : null;
+  if (mode === "reseed" && donor === null) {
+    set(turn, { startAt: now + state.config.timing.reportIntervalMs });
+    return;
+  }
   set(turn, { handling: "start", startVerdict: "wait" });
   if (mode === "reseed") {
     set(turn, { diverged: false });
     keep(turn, { leftPrimary: null });
   }
-  turn.effects.push({ do: "start", mode, position: state.position });
+  turn.effects.push({ do: "start", mode, position: state.position, donor });
+}
+
+/**
+ * Whose data a reseeded server takes: left alone, Galera prefers a neighbour of the same segment, which
+ * may have the very rows that are to go (measured). One that serves has been proven in line; where
+ * nobody serves yet, one that began the newest epoch.
+ */
+function donorFor(state: DbServerState, now: Millis): string | null {
+  const { config, durable, primarySegment } = state;
+  let best: { readonly name: string; readonly rank: number } | null = null;
+  for (const [id, { report, at }] of state.peers) {
+    const server = config.serverById.get(id);
+    if (server === undefined || now - at > config.timing.suspectMs) continue;
+    if (report.primary !== "yes" || report.localState !== "Synced" || report.diverged) continue;
+    const serves = report.serving === "on";
+    if (!serves && report.epochServed < durable.epochSeen) continue;
+    const rank = (serves ? 2 : 0) + (server.segment === primarySegment ? 1 : 0);
+    if (best === null || rank > best.rank) best = { name: server.name, rank };
+  }
+  return best?.name ?? null;
 }
 
 /**

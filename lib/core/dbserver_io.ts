@@ -40,6 +40,8 @@ export type DbServerEvent =
       /** Null if SQL did not answer in time; `error` says why. */
       readonly status: WsrepStatus | null;
       readonly error: string | null;
+      /** Nobody listens on its socket: no client gets in either. */
+      readonly unreachable: boolean;
     }
   /** The write probe ended: committed, refused at once (not Primary, fenced: says nothing), or timed out. */
   | {
@@ -80,6 +82,8 @@ export type DbServerEffect =
       readonly do: "start";
       readonly mode: "join" | "bootstrap" | "reseed";
       readonly position: Position | null;
+      /** Name of the server to reseed from; null where it does not matter. */
+      readonly donor: string | null;
     }
   /** SIGTERM, then SIGKILL after `graceMs`. */
   | { readonly do: "stop"; readonly graceMs: Millis }

@@ -55,6 +55,7 @@ export interface DbServerState {
   readonly process: ProcessFact | { readonly is: "unknown" };
   /** A start or stop that was asked for and has not ended. */
   readonly handling: "start" | "stop" | "kill" | "read_position" | null;
+  /** A stop was asked for, and mariadbd has not ended yet. */
   readonly leaving: boolean;
   /** Starts in a row that did not reach Synced. */
   readonly failedStarts: number;
@@ -133,6 +134,8 @@ export interface DbServerState {
   readonly promisedEpoch: number;
   readonly epochs: readonly EpochRecord[];
   readonly draining: boolean;
+  /** Servers without a say, as the arbitrator last named them. */
+  readonly retired: readonly PartyId[];
   readonly primarySegment: string | null;
   readonly startVerdict: "join" | "reseed" | "bootstrap" | "wait";
 
@@ -219,7 +222,7 @@ function soloRight(
   },
 ): Right {
   const { names, lease, now } = facts;
-  if (!holdsMajority(state.config, state.self.segment, names)) {
+  if (!holdsMajority(state.config, state.self.segment, names, state.retired)) {
     return { ok: false, because: "Primary alone with less than half of the segment" };
   }
   if (!holdsNewestGrant(state)) {

@@ -150,12 +150,18 @@ export async function recoverPosition(
  * position. Without the position a killed server takes a full transfer instead of an incremental one,
  * and a bootstrap makes a new cluster UUID, after which *every* other server needs a full transfer.
  */
-export function startArguments(mode: "join" | "bootstrap", position: Position | null): string[] {
+export function startArguments(
+  mode: "join" | "bootstrap",
+  position: Position | null,
+  donor: string | null = null,
+): string[] {
   return [
     "--wsrep-reject-queries=ALL",
     // INSTALL SONAME fails under Galera ("Plugin '(null)' is not loaded"), so it is loaded at start.
     "--plugin-load-add=wsrep_info",
     ...(position === null ? [] : [`--wsrep-start-position=${position.uuid}:${position.seqno}`]),
+    // The comma at the end lets any other server give where that one cannot.
+    ...(donor === null ? [] : [`--wsrep-sst-donor=${donor},`]),
     ...(mode === "bootstrap" ? ["--wsrep-new-cluster"] : []),
   ];
 }

@@ -63,6 +63,8 @@ const HINTS: Readonly<Partial<Record<MysqlFailure, string>>> = {
 export interface PollResult {
   readonly status: WsrepStatus | null;
   readonly error: string | null;
+  /** Nobody listens there. */
+  readonly unreachable: boolean;
   readonly tookMs: number;
 }
 
@@ -527,9 +529,19 @@ class LocalMysql implements Mysql {
     const startedAt = performance.now();
     try {
       const status = await this.#read(this.#poll, startedAt + this.#options.pollTimeoutMs);
-      return { status, error: null, tookMs: performance.now() - startedAt };
+      return {
+        status,
+        error: null,
+        unreachable: false,
+        tookMs: performance.now() - startedAt,
+      };
     } catch (error) {
-      return { status: null, error: describeError(error), tookMs: performance.now() - startedAt };
+      return {
+        status: null,
+        error: describeError(error),
+        unreachable: error instanceof MysqlError && error.kind === "unreachable",
+        tookMs: performance.now() - startedAt,
+      };
     }
   }
 

@@ -5,6 +5,7 @@ import {
   FingerprintSchema,
   MillisSchema,
   NameSchema,
+  PartyIdSchema,
   SeqnoSchema,
   UuidSchema,
   WordsSchema,
@@ -59,6 +60,8 @@ export const ReportSchema = v.strictObject({
   position: v.nullable(PositionSchema),
   /** `safe_to_bootstrap` of grastate.dat while stopped. */
   safeToBootstrap: v.boolean(),
+  /** Store of the arbitrator that this server obeys (durable); null until its first order. */
+  storeId: v.nullable(v.pipe(v.string(), v.maxLength(64))),
   /** Highest epoch that this server has heard of (durable). */
   epochSeen: CountSchema,
   /** Epoch under which it last served (durable). */
@@ -131,6 +134,8 @@ export const AckSchema = v.strictObject({
       /** Epochs newer than the one that the reporter last served under. */
       epochs: v.pipe(v.array(EpochRecordSchema), v.maxLength(64)),
       draining: v.boolean(),
+      /** Servers without a say, by a person's order: left out where a segment's majority is counted. */
+      retired: v.pipe(v.array(PartyIdSchema), v.maxLength(64)),
       /** Verdict for a stopped server. */
       start: v.picklist(["join", "reseed", "bootstrap", "wait"]),
     }),

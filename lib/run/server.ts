@@ -152,7 +152,7 @@ function failedServer(
     case "log":
       return null;
     case "poll":
-      return { on: "polled", startedAt: now, status: null, error };
+      return { on: "polled", startedAt: now, status: null, error, unreachable: false };
     case "probe":
       return { on: "probed", startedAt: now, outcome: "hung", error };
     case "form_primary":

@@ -42,8 +42,8 @@ export async function performServer(
   const startedAt = clock.now();
   switch (effect.do) {
     case "poll": {
-      const { status, error } = await mysql.poll();
-      return { on: "polled", startedAt, status, error };
+      const { status, error, unreachable } = await mysql.poll();
+      return { on: "polled", startedAt, status, error, unreachable };
     }
     case "probe": {
       const { outcome, error } = await mysql.probe(self.serial);
@@ -108,9 +108,9 @@ function start(effect: Extract<ServerOwnEffect, { do: "start" }>, tools: ServerT
   removeGvwstate(self.datadir);
   if (effect.mode === "reseed") {
     setDatadirAside(self.datadir, join(`${self.datadir}.aside-${crypto.randomUUID().slice(0, 8)}`));
-    process.start(startArguments("join", null));
+    process.start(startArguments("join", null, effect.donor));
     return;
   }
   if (effect.mode === "bootstrap") setSafeToBootstrap(self.datadir);
-  process.start(startArguments(effect.mode, effect.position));
+  process.start(startArguments(effect.mode, effect.position, effect.donor));
 }

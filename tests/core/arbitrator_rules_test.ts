@@ -365,6 +365,7 @@ describe("segment.majority", () => {
   test("segment.majority counts neither retired servers nor those that were down before the noted view", () => {
     const retired = calmArbitrator();
     retired.person({ verb: "retire", parameters: { node: "b2", who: "eve", why: "" } });
+    retired.report("b2", down(100));
     retired.pass(6_000);
     retired.report("b1", { view: ["b1"], primary: "no" });
     expect(ruleOf(retired, "dc2")).not.toBe("segment.majority");
@@ -382,6 +383,16 @@ describe("segment.majority", () => {
     expect(ruleOf(stopped, "dc2")).not.toBe("segment.majority");
   });
 
+  test("segment.majority counts a retired server that may still run in the noted view, unless loss is allowed", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "retire", parameters: { node: "b2", who: "eve", why: "" } });
+    story.pass(6_000);
+    story.report("b1", { view: ["b1"], primary: "no" });
+    expect(ruleOf(story, "dc2")).toBe("segment.majority");
+    const force = { segment: "dc2", allowDataLoss: true, who: "eve", why: "b2 burnt down" };
+    expect(story.person({ verb: "make_primary", parameters: force })?.outcome).toBe("ok");
+  });
+
   test("segment.majority lets a retired server stand for nobody", () => {
     const story = calmArbitrator();
     story.person({ verb: "retire", parameters: { node: "b2", who: "eve", why: "" } });
@@ -389,7 +400,7 @@ describe("segment.majority", () => {
     story.report("b2", { view: ["b2"], primary: "no" });
     expect(story.verdict("dc2")).toMatchObject({
       rule: "segment.majority",
-      because: "0 of 1 servers of dc2 are in the component",
+      because: "0 of 2 servers of dc2 are in the component",
     });
   });
 });

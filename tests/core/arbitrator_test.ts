@@ -305,6 +305,22 @@ describe("orders", () => {
 });
 
 describe("a store that cannot be trusted", () => {
+  test("re-armed it goes on under the store that the servers are bound to, if they agree on one", () => {
+    const rearmed = (stores: readonly (string | null)[]): ArbitratorStory => {
+      const story = new ArbitratorStory({ observing: "the store is lost" });
+      for (const [index, storeId] of stores.entries())
+        story.report(ALL[index] ?? "a1", { storeId, epochSeen: 7 });
+      story.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } });
+      return story;
+    };
+    expect(rearmed(["old", null, "old", "old"]).state.durable).toMatchObject({
+      storeId: "old",
+      epoch: 8,
+    });
+    expect(rearmed(["old", "older"]).state.durable.storeId).toBe("store-1");
+    expect(rearmed([null, null]).state.durable.storeId).toBe("store-1");
+  });
+
   test("amnesia: it observes, promises nothing, and grants again only after resume --rearm and an outwait", () => {
     const story = new ArbitratorStory({ observing: "the store is missing" });
     story.reports(DC2, { ...CUT2, epochSeen: 7 });

@@ -3,6 +3,7 @@ import type { ClusterConfig } from "../../lib/cluster_config.ts";
 import type { DbServerEvent } from "../../lib/core/dbserver_io.ts";
 import { rightOf } from "../../lib/core/dbserver_state.ts";
 import type { Report } from "../../lib/message/dbserver.ts";
+import type { PartyId } from "../../lib/message/envelope.ts";
 import {
   ALL,
   ARBITRATOR,
@@ -18,11 +19,20 @@ import {
 } from "../support/cores.ts";
 
 const FENCE_CONFIG = coreCluster({ onDoubleFault: "fence" });
+const THREE = coreCluster({ segments: { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] } });
 const LEASE_MS = FENCE_CONFIG.timing.leaseMs;
 const FENCE_MS = FENCE_CONFIG.timing.fenceMs;
 
 /** An epoch that began at seqno 100, held by dc2. */
 const EPOCH_5 = { epoch: 5, segment: "dc2", forkPoint: { uuid: STATE_UUID, seqno: 100 } };
+
+/** What the arbitrator says of it to a server that must take all rows anew. */
+const RESEED = {
+  epoch: 5,
+  epochs: [EPOCH_5],
+  start: "reseed" as const,
+  primarySegment: "dc2",
+};
 
 /** Polls go on answering; the named changes hold from the first one. */
 function passPolled(story: ServerStory, ms: number, changes = {}, names: readonly string[] = ALL) {
@@ -40,6 +50,13 @@ function leftAt(seqno: number, durable = {}): ServerStory {
   story.end("fence");
   story.effects = [];
   return story;
+}
+
+/** A peer reports. */
+function hearPeer(story: ServerStory, name: string, changes: Partial<Report>): void {
+  const parameters = { ...reportOf(story.config, name), ...changes };
+  const from = story.config.serverByName.get(name)?.id ?? "dbserver.0";
+  story.hears(from, { verb: "db_status_report", parameters });
 }
 
 describe("the lease", () => {
@@ -350,6 +367,31 @@ describe("the door", () => {
     expect(story.has("kill")).toBe(true);
   });
 
+  test("a mariadbd found running that has not opened its socket counts as closed and is not killed", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    const refuse = (ms: number, unreachable: boolean) => {
+      const end = story.now + ms;
+      while (story.now < end) {
+        story.now = Math.min(end, story.now + 100);
+        story.polled(null, "Connection refused", unreachable);
+      }
+    };
+    refuse(60_000, true);
+    expect(story.lastReport).toMatchObject({ running: "unknown", fenced: true });
+    expect(story.has("kill")).toBe(false);
+    // It opens its socket, unfenced: now there is something to close.
+    story.polled(statusOf(DC1, { primary: false, rejecting: false }));
+    expect(story.has("fence")).toBe(true);
+
+    // One that accepts connections and does not answer may have clients.
+    const silent = new ServerStory("a1");
+    silent.runs();
+    silent.polled(null, "timeout");
+    silent.pass(2 * FENCE_MS + 100);
+    expect(silent.has("kill")).toBe(true);
+  });
+
   test("Primary alone, fenced, without a grant and out of the arbitrator's reach it is killed", () => {
     const story = servingServer("a1");
     story.polled(statusOf(DC1, { lastCommitted: 101 }));
@@ -360,6 +402,32 @@ describe("the door", () => {
     story.now = since + LEASE_MS + FENCE_MS;
     story.give({ on: "wakeup" });
     expect(story.has("kill")).toBe(true);
+  });
+});
+
+describe("a retired server", () => {
+  /** Alone of its segment in a solo view, holding the grant. */
+  function alone(retired: readonly PartyId[]): ServerStory {
+    const story = servingServer("a1");
+    story.polled(statusOf(["a1"], { lastCommitted: 101 }));
+    story.leased({ epoch: 1, arbitrator: { epoch: 1, retired: [...retired] } });
+    return story;
+  }
+
+  test("is left out where the majority of a holder's segment is counted", () => {
+    expect(rightOf(alone([]).state, 1_000).because).toContain("less than half of the segment");
+    const held = alone(["dbserver.2"]);
+    expect(rightOf(held.state, held.now)).toMatchObject({ ok: true });
+  });
+
+  test("changes nothing about vouches: half of all the other segment's servers, as ever", () => {
+    const story = servingServer("a1", { config: THREE });
+    const view = ["a1", "a2", "a3", "b1"];
+    story.polled(statusOf(view, { lastCommitted: 101 }));
+    const retired: PartyId[] = ["dbserver.5", "dbserver.6"];
+    story.leased({ promise: null, arbitrator: { retired } });
+    story.vouched("b1");
+    expect(rightOf(story.state, story.now).ok).toBe(false);
   });
 });
 
@@ -384,9 +452,58 @@ describe("lineage", () => {
     expect(story.lastReport).toMatchObject({ running: "down", diverged: true });
     story.pass(1_000);
     expect(story.has("start")).toBe(false);
-    story.leased({ promise: null, arbitrator: { epoch: 5, epochs: [EPOCH_5], start: "reseed" } });
-    expect(story.effects.findLast((one) => one.do === "start")).toMatchObject({ mode: "reseed" });
+    story.leased({ promise: null, arbitrator: RESEED });
+    // Nobody is known to have the right rows yet: its neighbour is Synced, but does not serve.
+    hearPeer(story, "a2", { serving: "off", fenced: true, epochSeen: 5 });
+    story.pass(600);
+    expect(story.has("start")).toBe(false);
+    hearPeer(story, "b2", { serving: "on", epochSeen: 5, epochServed: 5 });
+    story.pass(600);
+    expect(story.effects.findLast((one) => one.do === "start")).toMatchObject({
+      mode: "reseed",
+      donor: "b2",
+    });
     expect(story.state.diverged).toBe(false);
+  });
+
+  test("the donor of a reseed serves, in the primary segment where it can be; else it began the epoch", () => {
+    const donorAmong = (peers: Readonly<Record<string, Partial<Report>>>) => {
+      const story = leftAt(105);
+      story.stops("killed");
+      story.position(105);
+      for (const [name, changes] of Object.entries(peers)) hearPeer(story, name, changes);
+      story.leased({ promise: null, arbitrator: RESEED });
+      story.pass(600);
+      const start = story.effects.findLast((one) => one.do === "start");
+      return start?.do === "start" ? start.donor : null;
+    };
+    const serves = { serving: "on", epochSeen: 5, epochServed: 5 } as const;
+    expect(donorAmong({ a2: serves, b1: serves })).toBe("b1");
+    expect(donorAmong({ a2: serves, b1: { ...serves, localState: "Joined" } })).toBe("a2");
+    expect(donorAmong({ b1: { ...serves, serving: "off" } })).toBe("b1");
+    expect(donorAmong({ b1: { ...serves, serving: "off", diverged: true } })).toBeNull();
+    expect(donorAmong({ b1: { ...serves, serving: "off", epochServed: 4 } })).toBeNull();
+  });
+
+  test("a stop is said in a report before it happens, until mariadbd has ended", () => {
+    const story = leftAt(105);
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+    story.effects = [];
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    const kinds = story.effects.map((one) => one.do);
+    const told = story.effects.findIndex(
+      (one) =>
+        one.do === "send" &&
+        one.to === ARBITRATOR &&
+        one.body.verb === "db_status_report" &&
+        one.body.parameters.leaving,
+    );
+    expect(told).toBeGreaterThanOrEqual(0);
+    expect(told).toBeLessThan(kinds.indexOf("stop"));
+    passPolled(story, 1_000, { lastCommitted: 130, rejecting: true });
+    expect(story.lastReport.leaving).toBe(true);
+    story.stops("stopped");
+    expect(story.lastReport.leaving).toBe(false);
   });
 
   test("a server whose data are of another cluster is beyond every fork point", () => {
@@ -464,6 +581,7 @@ describe("starting", () => {
       do: "start",
       mode: "join",
       position: { uuid: STATE_UUID, seqno: 105 },
+      donor: null,
     });
   });
 
@@ -566,7 +684,13 @@ describe("asking", () => {
     story.hears(ARBITRATOR, { verb: "request_status", parameters: { because: "silent" } });
     const ticket = story.lastTicket;
     const answered = () => story.effects.some((one) => one.do === "reply" && one.ticket === ticket);
-    story.give({ on: "polled", startedAt: begun, status: statusOf(ALL), error: null, unreachable: false });
+    story.give({
+      on: "polled",
+      startedAt: begun,
+      status: statusOf(ALL),
+      error: null,
+      unreachable: false,
+    });
     expect(answered()).toBe(false);
     story.polled(statusOf(ALL));
     expect(answered()).toBe(true);

@@ -61,7 +61,7 @@ export const ACK: BodyWith<"ack"> = {
       primarySegment: "dc1",
       epochs: [{ epoch: 2, segment: "dc1", forkPoint: { uuid: UUID, seqno: 10 } }],
       draining: false,
-retired: [],
+      retired: [],
       start: "wait",
     },
   },

@@ -275,7 +275,7 @@ export class Proc {
   readonly recovering: boolean;
   readonly inFlight = new Set<Pending>();
   readonly stuck: (() => void)[] = [];
-  readonly donorSegment: string | null;
+  readonly donor: string | null;
 
   constructor(
     serial: number,
@@ -287,7 +287,7 @@ export class Proc {
       tip: Entry | null;
       rejecting: boolean;
       recovering: boolean;
-      donorSegment: string | null;
+      donor: string | null;
     },
   ) {
     this.serial = serial;
@@ -300,7 +300,7 @@ export class Proc {
     this.rejecting = at.rejecting;
     this.weight = at.spec.weight;
     this.recovering = at.recovering;
-    this.donorSegment = at.donorSegment;
+    this.donor = at.donor;
   }
 }
 
@@ -320,7 +320,8 @@ export interface StartOptions {
   readonly fenced: boolean;
   /** Leave gvwstate.dat in place, as a start past the watchdog does. */
   readonly keepGvwstate?: boolean;
-  readonly donorSegment?: string;
+  /** `--wsrep-sst-donor=NAME,`: another one gives where that one cannot. */
+  readonly donor?: string;
 }
 
 /** All servers and the group communication between them. */
@@ -418,7 +419,7 @@ export class Galera {
       tip,
       fenced: options.fenced,
       ...(gvwstate === null ? {} : { gvwstate }),
-      ...(options.donorSegment === undefined ? {} : { donorSegment: options.donorSegment }),
+      ...(options.donor === undefined ? {} : { donor: options.donor }),
     });
     if (gvwstate !== null) proc.lastPrimary = gvwstate.lastPrimary;
     this.#schedule.after(this.#in(this.options.bootMs), () => {
@@ -1134,8 +1135,9 @@ export class Galera {
         other.transfer === null &&
         other.local === "Synced",
     );
-    const near = proc.donorSegment ?? proc.spec.segment;
-    const donor = donors.find((other) => other.spec.segment === near) ?? donors[0];
+    const named = donors.find((other) => other.spec.name === proc.donor);
+    const near = donors.find((other) => other.spec.segment === proc.spec.segment);
+    const donor = named ?? near ?? donors[0];
     proc.local = "Joining: receiving State Transfer";
     if (donor === undefined) {
       // Galera asks again every second until somebody can give.
@@ -1365,7 +1367,7 @@ export class Galera {
       readonly tip: Entry | null;
       readonly fenced: boolean;
       readonly gvwstate?: { base: string; incarnation: number };
-      readonly donorSegment?: string;
+      readonly donor?: string;
     },
   ): Proc {
     const proc = new Proc(++this.#serial, {
@@ -1376,7 +1378,7 @@ export class Galera {
       tip: from.tip,
       rejecting: from.fenced,
       recovering: from.gvwstate !== undefined,
-      donorSegment: from.donorSegment ?? null,
+      donor: from.donor ?? null,
     });
     this.procs[node] = proc;
     return proc;

@@ -688,7 +688,7 @@ export class World {
           const status = galera.status(node);
           if (status !== null) {
             process.after(random.between(0.1, this.#slowness()), () =>
-              process.deliver({ on: "polled", startedAt, status, error: null }),
+              process.deliver({ on: "polled", startedAt, status, error: null, unreachable: false }),
             );
           } else {
             const hung = galera.procs[node]?.sql === true;
@@ -700,6 +700,7 @@ export class World {
                 error: hung
                   ? "No answer from mariadbd within the time limit"
                   : "Connection refused",
+                unreachable: !hung,
               }),
             );
           }
@@ -773,6 +774,7 @@ export class World {
             mode: reseed ? "join" : effect.mode,
             position: reseed ? null : effect.position,
             fenced: true,
+            ...(effect.donor === null ? {} : { donor: effect.donor }),
           });
           if (error === null) this.#mariadbdRuns(node);
           done(error);

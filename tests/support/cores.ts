@@ -521,7 +521,7 @@ export class ServerStory {
           primarySegment: "dc1",
           epochs: [],
           draining: false,
-retired: [],
+          retired: [],
           start: "wait",
           ...options.arbitrator,
         },
