@@ -1,5 +1,8 @@
 # Galera minder. `just` lists the recipes; README.md says how to begin.
 
+# Arguments reach the scripts as they were typed, blanks and quotes included.
+set positional-arguments := true
+
 # Bun and Biome come with `npm install`; recipes call them without the detour through npx.
 bun := justfile_directory() / "node_modules/.bin/bun"
 bin := justfile_directory() / "node_modules/.bin"
@@ -14,72 +17,82 @@ default:
 # Ask how the cluster is: exit 0 healthy, 1 degraded, 2 no writable primary, 3 cannot tell
 [group('ask and order')]
 status *args:
-    @{{ quote(bun) }} scripts/status.ts {{ args }}
+    @{{ quote(bun) }} scripts/status.ts "$@"
 
 # Give an order: `just command drain dc1-2`, `just command --help` lists them
 [group('ask and order')]
 command *args:
-    @{{ quote(bun) }} scripts/command.ts {{ args }}
+    @{{ quote(bun) }} scripts/command.ts "$@"
 
 # Let no new client connection reach a server (or a segment)
 [group('ask and order')]
 drain node *args:
-    @{{ quote(bun) }} scripts/command.ts drain {{ quote(node) }} {{ args }}
+    @{{ quote(bun) }} scripts/command.ts drain "$@"
 
 # Let clients reach it again
 [group('ask and order')]
 undrain node *args:
-    @{{ quote(bun) }} scripts/command.ts undrain {{ quote(node) }} {{ args }}
+    @{{ quote(bun) }} scripts/command.ts undrain "$@"
 
 # Run the role that the config gives this host (or `just minder --node dbserver.1`)
 [group('roles')]
 minder *args:
-    @exec {{ quote(bun) }} scripts/minder.ts {{ args }}
+    @exec {{ quote(bun) }} scripts/minder.ts "$@"
 
 # Run the arbitrator loop
 [group('roles')]
 arbitrator *args:
-    @exec {{ quote(bun) }} scripts/arbitrator.ts {{ args }}
+    @exec {{ quote(bun) }} scripts/arbitrator.ts "$@"
 
 # Run the watchdog beside a mariadbd
 [group('roles')]
 server *args:
-    @exec {{ quote(bun) }} scripts/server.ts {{ args }}
+    @exec {{ quote(bun) }} scripts/server.ts "$@"
 
 # Run the minder beside a balancer
 [group('roles')]
 client *args:
-    @exec {{ quote(bun) }} scripts/client.ts {{ args }}
+    @exec {{ quote(bun) }} scripts/client.ts "$@"
 
 # Hand a notification of Galera to the local watchdog (mariadbd calls the script itself)
 [group('roles')]
 notify *args:
-    @{{ quote(bun) }} scripts/notify.ts {{ args }}
+    @{{ quote(bun) }} scripts/notify.ts "$@"
 
 # Print a working configuration for a balancer: haproxy or glbd
 [group('ask and order')]
 balancer-config kind *args:
-    @{{ quote(bun) }} scripts/balancer_config.ts {{ quote(kind) }} {{ args }}
+    @{{ quote(bun) }} scripts/balancer_config.ts "$@"
 
 # Examine the servers' settings; each finding comes with what mends it. Exit 0 fine, 1 warnings, 2 errors
 [group('set it up')]
 doctor *args:
-    @{{ quote(bun) }} scripts/doctor.ts {{ args }}
+    @{{ quote(bun) }} scripts/doctor.ts "$@"
 
 # Print the statements that make the watchdog's account, with the least privileges
 [group('set it up')]
 grants *args:
-    @{{ quote(bun) }} scripts/grants.ts {{ args }}
+    @{{ quote(bun) }} scripts/grants.ts "$@"
+
+# Print the files that let systemd run mariadbd under the watchdog's care
+[group('set it up')]
+systemd-config *args:
+    @{{ quote(bun) }} scripts/systemd_config.ts "$@"
+
+# The start gate, as mariadbd's unit calls it
+[group('roles')]
+gate *args:
+    @exec {{ quote(bun) }} scripts/gate.ts "$@"
 
 # Play the whole story on a real cluster in network namespaces: kill a data centre, cut the link
 [group('demo')]
 demo *args: setup
-    @{{ quote(bun) }} scripts/demo.ts play {{ args }}
+    @{{ quote(bun) }} scripts/demo.ts play "$@"
 
 # Bring the demo's cluster up, to play by hand
 [group('demo')]
 demo-up *args: setup
-    @{{ quote(bun) }} scripts/demo.ts up {{ args }}
+    @{{ quote(bun) }} scripts/demo.ts up "$@"
 
 # Take the demo's cluster down and leave nothing behind
 [group('demo')]
@@ -114,7 +127,7 @@ setup:
 # Lint, types and all tests; stories on a real cluster that passed on this very tree are not repeated unless --fresh
 [group('work on it')]
 test *args: setup
-    @{{ quote(bun) }} scripts/test.ts {{ args }}
+    @{{ quote(bun) }} scripts/test.ts "$@"
 
 # Format and lint what can be mended by itself
 [group('work on it')]
@@ -133,14 +146,14 @@ rules:
 # Replay one simulated history by its seed, with its timeline
 [group('prove it')]
 sim seed *args:
-    @{{ quote(bun) }} scripts/sim.ts replay {{ seed }} {{ args }}
+    @{{ quote(bun) }} scripts/sim.ts replay "$@"
 
 # Run N simulated histories with fresh seeds
 [group('prove it')]
 sim-run n *args:
-    @{{ quote(bun) }} scripts/sim.ts run {{ n }} {{ args }}
+    @{{ quote(bun) }} scripts/sim.ts run "$@"
 
 # Time the notify handler against bash and curl
 [group('prove it')]
 bench-notify *args: setup
-    @{{ quote(bun) }} scripts/bench_notify.ts {{ args }}
+    @{{ quote(bun) }} scripts/bench_notify.ts "$@"

@@ -1,5 +1,6 @@
 /** The demo: a real cluster of two data centres on this machine, and the story of its worst night. */
 import { openSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArguments, runScript, UsageError } from "../lib/cli.ts";
 import { MinderError } from "../lib/errors.ts";
@@ -73,7 +74,8 @@ async function playStory(json: boolean): Promise<number> {
 
 /** Starts the keeper and waits until it says that the cluster is healthy. */
 async function up(): Promise<number> {
-  const log = openSync(join("/tmp", "galera-minder-demo-up.log"), "w", 0o600);
+  const logFile = join(tmpdir(), "galera-minder-demo-up.log");
+  const log = openSync(logFile, "w", 0o600);
   const child = Bun.spawn([process.execPath, import.meta.path, "keep"], {
     stdin: "ignore",
     stdout: "pipe",
@@ -91,7 +93,7 @@ async function up(): Promise<number> {
       return 0;
     }
   }
-  throw new MinderError("The demo did not come up", { where: "/tmp/galera-minder-demo-up.log" });
+  throw new MinderError("The demo did not come up", { where: logFile });
 }
 
 const UP =
