@@ -1,0 +1,490 @@
+/**
+ * Told sequences of events that an earlier wording of the rules could not stand, each by its number
+ * (H1 to H24): the real cores and mailrooms in the simulated world, driven through exactly that
+ * sequence. Each asserts the safe outcome, and then that everybody comes back with equal rows.
+ */
+import { describe, expect, test } from "bun:test";
+import { entryAt } from "./rows.ts";
+import { Stage, type StageOptions } from "./scenarios/stage.ts";
+
+const BALANCED_3_3 = [
+  [1, 1, 1],
+  [1, 1, 1],
+] as const;
+const HEAVY_3_2 = [
+  [1, 1, 1],
+  [1, 1],
+] as const;
+
+/** Nobody but a holder of an open, written grant may be open in a view that is not joint. */
+function demandGrantWhenSolo(stage: Stage): void {
+  stage.always("whoever serves alone holds a grant that is on disk", () =>
+    stage.serving().every((name) => {
+      const view = stage.view(name);
+      const joint = (["dc1", "dc2"] as const).every((segment) => {
+        const own = stage.of(segment);
+        return own.filter((one) => view.includes(one)).length * 2 >= own.length;
+      });
+      const segment = name.startsWith("a") ? "dc1" : "dc2";
+      return (
+        joint ||
+        stage.grant?.segment === segment ||
+        stage.world.galera.status(stage.node(name)) === null
+      );
+    }),
+  );
+}
+
+/** A 2+2 cut that leaves dc1 with more commits than dc2, dc2 promoted: found by trying seeds. */
+function longerLoser(options: StageOptions = {}): { readonly stage: Stage; readonly fork: number } {
+  for (let seed = 1; seed <= 40; seed++) {
+    const stage = new Stage({ seed, interMs: 60, writeEveryMs: 4, ...options });
+    stage.isolate("dc1");
+    stage.until("dc2 serves", () => stage.servesAlone("dc2"));
+    const fork = stage.grant?.forkPoint?.seqno ?? Number.NaN;
+    if (stage.position("a1").seqno > fork && !stage.primary("a1")) return { stage, fork };
+  }
+  throw new Error("No seed leaves the lost side with more commits");
+}
+
+/** The two histories differ beyond the fork point. */
+function differsAt(stage: Stage, a: string, b: string, seqno: number): boolean {
+  const tip = (name: string) => stage.world.galera.procs[stage.node(name)]?.tip ?? null;
+  const [left, right] = [tip(a), tip(b)];
+  if (left === null || right === null) return false;
+  return entryAt(left, seqno)?.rows !== entryAt(right, seqno)?.rows;
+}
+
+/**
+ * b2 has lost Galera's link to all, {a1,a2,b1} has become a view of its own, and the arbitrator hears
+ * none of the three: the newest view that it has written down is the one of all four.
+ */
+function unknownView(): Stage {
+  const stage = new Stage({ galera: { mergeMs: [50, 60] } });
+  stage.cut(["a1", "a2", "b1"], ["arbitrator"], { net: "messages" });
+  stage.cut(["b2"], ["a1", "a2", "b1"], { net: "galera" });
+  stage.until("{a1,a2,b1} stands", () => stage.view("a1").length === 3);
+  stage.run(8000);
+  expect(stage.primary("a1")).toBe(true);
+  expect(stage.store.noted?.members.length).toBe(4);
+  return stage;
+}
+
+/** Then b1 is cut from dc1, loses Primary, and meets b2 and the arbitrator. */
+function cutVoucher(stage: Stage, meanwhile: () => void = () => undefined): void {
+  stage.heal();
+  stage.cut(stage.site("dc1"), [...stage.site("dc2"), "arbitrator"]);
+  stage.cut(["b1"], ["arbitrator"], { net: "messages" });
+  stage.run(4600);
+  meanwhile();
+  stage.until("b1 has lost Primary", () => !stage.primary("b1"));
+  expect(stage.store.noted?.members.length).toBe(4);
+  stage.heal();
+  stage.cut(stage.site("dc1"), [...stage.site("dc2"), "arbitrator"]);
+}
+
+describe("holes of earlier rules", () => {
+  test("H1: two of dc2 are cut off, {a1,a2,b3} commits on for long and dies: the majority of dc2 is not promoted without those commits", () => {
+    const stage = new Stage({
+      weights: [
+        [3, 3],
+        [2, 2, 2],
+      ],
+      galera: { sstMs: [500, 600] },
+    });
+    const rest = ["a1", "a2", "b3"];
+    stage.cut(["b1", "b2"], rest);
+    stage.until("dc1 serves without them", () =>
+      ["a1", "a2"].every((name) => stage.serves(name) && !stage.view(name).includes("b1")),
+    );
+    stage.run(20_000);
+    stage.until("b3 has rows", () => stage.hasRows("b3"));
+    stage.powerOff(rest);
+    stage.always("dc2 is not promoted", () => stage.grant?.segment !== "dc2");
+    stage.run(60_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.verdict("dc2").rule).not.toBe("promote");
+    stage.endsWell();
+  });
+
+  test("H2: heavy dc1 whose watchdogs are dead is isolated: without a guard the outwait is no evidence, dc2 is not promoted", () => {
+    const stage = new Stage({ weights: HEAVY_3_2 });
+    for (const name of stage.of("dc1"))
+      stage.world.crashWatchdog(stage.node(name), Number.POSITIVE_INFINITY);
+    stage.isolate("dc1");
+    stage.always("dc2 is not promoted", () => stage.grant?.segment !== "dc2");
+    stage.until("Galera has left dc1 Primary alone", () => stage.view("a1").length === 3);
+    stage.run(60_000);
+    expect(stage.primary("a1")).toBe(true);
+    expect(stage.verdict("dc2").rule).toBe("outside.excluded");
+    stage.endsWell();
+  });
+
+  test("H3: heavy dc1 loses Galera's link and the arbitrator, the watchdogs' link lives: vouches end with the flow of commits, dc1 is closed when it becomes Primary alone", () => {
+    const stage = new Stage({ weights: HEAVY_3_2 });
+    stage.cutSites("galera");
+    stage.cut(stage.site("dc1"), ["arbitrator"], { net: "messages" });
+    stage.until("Galera leaves dc1 Primary alone", () => stage.view("a1").length === 3);
+    expect(stage.serving()).toEqual([]);
+    stage.always("nobody serves", () => stage.serving().length === 0);
+    stage.run(30_000);
+    expect(stage.grant).toBeNull();
+    stage.endsWell();
+  });
+
+  test("H4: heavy dc1 is cut from dc2 and its grant is slow to be written: it serves alone only under the written grant, and when it dies dc2 is barred", () => {
+    const stage = new Stage({ weights: HEAVY_3_2 });
+    demandGrantWhenSolo(stage);
+    stage.world.arbiter.disk.slowMs = 1200;
+    stage.cutSites();
+    stage.until("dc1 serves alone", () => stage.servesAlone("dc1"));
+    stage.run(5000);
+    stage.powerOff(stage.of("dc1"));
+    stage.run(40_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.grant?.segment).toBe("dc1");
+    stage.world.arbiter.disk.slowMs = 0;
+    stage.endsWell();
+  });
+
+  for (const seed of [1, 2, 3, 4])
+    test(`H5: balanced dc1 is suspended as a whole and wakes after dc2 was promoted: never two writers (seed ${seed})`, () => {
+      const stage = new Stage({ seed });
+      stage.suspend(stage.of("dc1"), 25_000);
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+      stage.run(40_000);
+      expect(stage.grant === null || stage.grant.segment === "dc2").toBe(true);
+      stage.endsWell();
+    });
+
+  test("H5: heavy dc1 is suspended as a whole: no clock is evidence against it, dc2 is not promoted", () => {
+    const stage = new Stage({ weights: HEAVY_3_2 });
+    stage.always("dc2 is not promoted", () => stage.grant?.segment !== "dc2");
+    stage.suspend(stage.of("dc1"), 25_000);
+    stage.run(24_000);
+    expect(stage.serving()).toEqual([]);
+    stage.endsWell();
+  });
+
+  test("H6: isolated heavy dc1 stays Primary in Galera: it is fenced and then killed, so that dc2, promoted by a person, meets no other Primary", () => {
+    const stage = new Stage({ weights: HEAVY_3_2 });
+    stage.isolate("dc1");
+    stage.until("Galera leaves dc1 Primary alone", () => stage.view("a1").length === 3);
+    stage.until(
+      "every mariadbd of dc1 is killed",
+      () => stage.of("dc1").every((name) => !stage.runs(name)),
+      10_000,
+    );
+    stage.always("there is one Primary view at most", () => {
+      const views = stage.world.galera.views;
+      return views.filter((view) => view.primary).length <= 1;
+    });
+    expect(stage.grant).toBeNull();
+    stage.force("dc2", { allowDataLoss: true });
+    stage.until("dc2 serves", () => stage.servesAlone("dc2"));
+    stage.heal();
+    stage.until("dc1 is back", () => stage.world.watch.missing() === null, 120_000);
+    stage.endsWell();
+  });
+
+  test("H7: a live server with commits beyond the fork point rejoins by itself: it does not serve before a full state transfer", () => {
+    const { stage, fork } = longerLoser();
+    const survivors = stage.of("dc1").map((name) => stage.world.galera.procs[stage.node(name)]);
+    expect(survivors.every((proc) => (proc?.tip?.seqno ?? 0) > fork)).toBe(true);
+    stage.always("the process that was beyond the fork point stays closed", () =>
+      survivors.every(
+        (proc) => proc == null || !proc.alive || !stage.world.galera.writable(proc.node),
+      ),
+    );
+    stage.heal();
+    stage.until(
+      "dc1 serves again, in other processes",
+      () => stage.of("dc1").every((name) => stage.serves(name)),
+      120_000,
+    );
+    stage.endsWell();
+  });
+
+  test("H7: a server beyond the fork point hears of the new epoch, is killed and returns: what it compares is what it served under, so it takes a full state transfer", () => {
+    const { stage, fork } = longerLoser();
+    // Messages pass again, Galera's link does not: its watchdog hears of the epoch.
+    stage.heal();
+    stage.cutSites("galera");
+    const epoch = stage.grant?.epoch ?? 0;
+    stage.until("a1 has heard of the epoch", () =>
+      stage.of("dc1").every((name) => {
+        const process = stage.world.servers[stage.node(name)]?.process;
+        return (process?.state.core.durable.epochSeen ?? 0) >= epoch;
+      }),
+    );
+    expect(stage.position("a1").seqno).toBeGreaterThan(fork);
+    stage.kill(stage.of("dc1"));
+    stage.heal();
+    let differing = 0;
+    stage.always("no server of dc1 serves other rows", () => {
+      for (const name of stage.of("dc1"))
+        if (stage.serves(name) && differsAt(stage, name, "b1", fork + 1)) differing++;
+      return differing === 0;
+    });
+    stage.endsWell();
+  });
+
+  test("H8: dc1 returns and is still receiving when dc2 is lost: the epoch is open yet, dc1 is not promoted without dc2's commits", () => {
+    const stage = new Stage({
+      writeEveryMs: 500,
+      interMs: 0.5,
+      galera: { istMs: [9000, 9001] },
+    });
+    stage.powerOff(stage.of("dc1"));
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.run(10_000);
+    stage.powerOn(stage.of("dc1"));
+    stage.until("both of dc1 receive state", () =>
+      stage.of("dc1").every((name) => stage.view(name).length === 4),
+    );
+    stage.run(3000);
+    expect(stage.world.galera.procs[stage.node("a1")]?.transfer?.kind).toBe("ist");
+    expect(stage.of("dc1").some((name) => stage.serves(name))).toBe(false);
+    expect(stage.grant?.segment).toBe("dc2");
+    stage.powerOff(stage.of("dc2"));
+    stage.always("dc1 is not promoted", () => stage.grant?.segment === "dc2");
+    stage.run(60_000);
+    expect(stage.serving()).toEqual([]);
+    stage.endsWell();
+  });
+
+  test("H9: b2 restarts while dc1 dies and comes up beside b1: having lost its queue it does not count, dc2 is not promoted with it", () => {
+    const stage = new Stage({ galera: { bootMs: [2000, 2001] } });
+    stage.kill(["b2"]);
+    stage.until("b2 starts again", () => stage.runs("b2"));
+    stage.powerOff(stage.of("dc1"));
+    stage.until("b1 and b2 are together", () => stage.view("b1").length === 2);
+    stage.until("dc2 is judged anew", () => stage.verdict("dc2").rule !== "candidate.exists");
+    stage.always("dc2 is not promoted", () => stage.grant?.segment !== "dc2");
+    stage.run(20_000);
+    expect(stage.serving()).toEqual([]);
+    stage.endsWell();
+  });
+
+  test("H10: {a1,a2,b1} goes on unknown to the arbitrator, then b1 is cut off: dc2 is not promoted by arithmetic over the older view", () => {
+    const stage = unknownView();
+    stage.always("no grant rests on arithmetic", () => stage.grant?.basis !== "arithmetic");
+    cutVoucher(stage);
+    stage.until("{a1,a2} stands", () => stage.view("a1").length === 2);
+    expect(stage.primary("a1")).toBe(true);
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    expect(stage.grant?.basis).toBe("outwaited");
+    stage.run(20_000);
+    stage.endsWell();
+  });
+
+  test("H12: dc2 has just vouched when dc1 loses power: the arithmetic lifts the refusal, so the early view change is used", () => {
+    const stage = new Stage({ galera: { suspectMs: [1700, 1710] } });
+    stage.powerOff(stage.of("dc1"));
+    const from = stage.now;
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    expect(stage.grant?.basis).toBe("arithmetic");
+    expect(stage.now - from).toBeLessThan(2500);
+    stage.endsWell();
+  });
+
+  test("H13: one of 2+2 is down when the arbitrator restarts: half of its segment vouches, nobody closes", () => {
+    const stage = new Stage();
+    stage.powerOff(["b2"]);
+    const rest = ["a1", "a2", "b1"];
+    stage.until("the rest serves without it", () =>
+      rest.every((name) => stage.view(name).length === 3),
+    );
+    stage.run(5000);
+    stage.always("the rest serves", () => rest.every((name) => stage.serves(name)));
+    stage.world.crashArbitrator(20_000);
+    stage.run(40_000);
+    stage.endsWell();
+  });
+
+  test("H14: the watchdog that vouched restarts and forgets: it refuses an order that rests on time until one outwait after its start", () => {
+    const stage = unknownView();
+    const answers: { readonly at: number; readonly refused: string | null }[] = [];
+    stage.onLog("make_primary", (id, fields) => {
+      if (id === "dbserver.11")
+        answers.push({ at: stage.now, refused: fields["refused"] as string | null });
+    });
+    let restartedAt = 0;
+    cutVoucher(stage, () => {
+      stage.world.crashWatchdog(stage.node("b1"), 50);
+      restartedAt = stage.now + 50;
+    });
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    const early = answers.filter(({ at }) => at < restartedAt + 4400);
+    expect(early.length).toBeGreaterThan(0);
+    expect(early.every(({ refused }) => refused?.startsWith("vouch.outwaited") === true)).toBe(
+      true,
+    );
+    stage.endsWell();
+  });
+
+  test("H15: dc1 is lost, dc2 holds the grant, the arbitrator restarts: the last half serves on", () => {
+    const stage = new Stage();
+    stage.powerOff(stage.of("dc1"));
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.run(2000);
+    stage.always("dc2 serves", () => stage.of("dc2").every((name) => stage.serves(name)));
+    stage.world.crashArbitrator(20_000);
+    stage.run(40_000);
+    stage.endsWell();
+  });
+
+  test("H16: the link is cut, later dc1 and the arbitrator: dc1, promoted meanwhile, serves on and dc2 is barred", () => {
+    const stage = new Stage();
+    stage.cutSites();
+    stage.until("dc1 serves alone", () => stage.servesAlone("dc1"));
+    stage.run(200);
+    stage.cut(stage.site("dc1"), ["arbitrator"]);
+    stage.always("dc1 serves", () => stage.of("dc1").every((name) => stage.serves(name)));
+    stage.run(40_000);
+    expect(stage.grant?.segment).toBe("dc1");
+    stage.endsWell();
+  });
+
+  test("H16: the link is cut, 4 s later dc1 and the arbitrator: somebody serves within seconds", () => {
+    const stage = new Stage();
+    stage.cutSites();
+    stage.run(4000);
+    stage.cut(stage.site("dc1"), ["arbitrator"]);
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"), 10_000);
+    stage.endsWell();
+  });
+
+  test("H17: dc1 dies and one odd server of dc2 reports another view: the majority of dc2 is promoted", () => {
+    const stage = new Stage({ weights: BALANCED_3_3 });
+    stage.cut(["b3"], ["b1", "b2", "a1", "a2", "a3"], { net: "galera" });
+    stage.powerOff(stage.of("dc1"));
+    stage.until(
+      "b1 and b2 serve",
+      () => stage.serves("b1") && stage.serves("b2") && stage.view("b1").length === 2,
+    );
+    expect(stage.grant?.segment).toBe("dc2");
+    stage.endsWell();
+  });
+
+  test("H18: three of four are killed at once, one survives non-Primary: the full outage ends by itself", () => {
+    for (const survivor of ["a1", "b2"]) {
+      const stage = new Stage();
+      stage.kill(stage.all().filter((name) => name !== survivor));
+      stage.until("nobody is Primary", () => stage.all().every((name) => !stage.primary(name)));
+      stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+      stage.endsWell();
+    }
+  });
+
+  test("H19: the discarded fork has more commits when everything loses power: the bootstrap goes by the epoch served under first", () => {
+    const { stage, fork } = longerLoser();
+    stage.world.writing = false;
+    stage.powerOff(stage.all());
+    expect(stage.position("a1").seqno).toBeGreaterThan(fork);
+    stage.powerOn(stage.all());
+    stage.heal();
+    stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+    expect(stage.serving().every((name) => name.startsWith("b"))).toBe(true);
+    stage.endsWell();
+  });
+
+  test("H20: the arbitrator is suspended over a cut that heals and wakes with stale evidence: it grants nothing", () => {
+    const stage = new Stage();
+    stage.cutSites();
+    stage.run(3000);
+    stage.suspend(["arbitrator"], 20_000);
+    stage.run(1500);
+    stage.heal();
+    stage.until("all are together", () =>
+      stage.all().every((name) => stage.view(name).length === 4),
+    );
+    stage.run(25_000);
+    expect(stage.store.epoch).toBe(0);
+    stage.endsWell();
+  });
+
+  test("H20: the arbitrator's store is put back to an older copy: it only observes until a person re-arms it", () => {
+    const stage = new Stage();
+    const old = stage.store;
+    stage.cutSites();
+    stage.until("dc1 serves alone", () => stage.servesAlone("dc1"));
+    stage.heal();
+    stage.until(
+      "the epoch is closed",
+      () => stage.grant === null && stage.store.epoch === 1,
+      60_000,
+    );
+    stage.world.crashArbitrator(500);
+    stage.world.arbiter.disk.durable = old;
+    stage.world.watch.storeSpoiled();
+    stage.run(10_000);
+    stage.powerOff(stage.of("dc1"));
+    stage.run(30_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.verdict("dc2").rule).toBe("store.trusted");
+    stage.order({
+      verb: "resume",
+      parameters: { who: "operator", why: "store restored", rearm: true },
+    });
+    stage.until("dc2 serves", () => stage.servesAlone("dc2"));
+    expect(stage.store.epoch).toBeGreaterThan(1);
+    stage.endsWell();
+  });
+
+  test("H21: dc1 is isolated and a mariadbd of it hangs, so that the fence blocks: it is killed within lease and fence time", () => {
+    const stage = new Stage();
+    stage.isolate("dc1");
+    stage.world.hangMariadbd(stage.node("a1"), 60_000);
+    const proc = stage.world.galera.procs[stage.node("a1")];
+    const from = stage.now;
+    stage.until("it is killed", () => proc?.alive === false, 30_000);
+    expect(stage.count("ended: killed by its watchdog")).toBe(1);
+    expect(stage.now - from).toBeLessThan(4500);
+    stage.until("dc2 serves", () => stage.servesAlone("dc2"));
+    stage.endsWell();
+  });
+
+  test("H22: dc2, just promoted, loses Primary again within the window: making it Primary again is no change of segment", () => {
+    const stage = new Stage({ weights: BALANCED_3_3 });
+    stage.powerOff(stage.of("dc1"));
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.run(3000);
+    stage.kill(["b2", "b3"]);
+    stage.until("b1 has lost Primary", () => !stage.primary("b1"));
+    stage.until(
+      "dc2 serves again",
+      () => stage.of("dc2").some((name) => stage.serves(name)),
+      40_000,
+    );
+    expect(stage.grant?.segment).toBe("dc2");
+    stage.endsWell();
+  });
+
+  test("H23: the management network fails and Galera lives: nobody is promoted and no mariadbd ends", () => {
+    const stage = new Stage({ evict: "full" });
+    stage.cut(stage.site("dc1"), stage.others(stage.site("dc1")), { net: "messages" });
+    stage.run(40_000);
+    expect(stage.store.epoch).toBe(0);
+    expect(stage.all().every((name) => stage.runs(name) && stage.view(name).length === 4)).toBe(
+      true,
+    );
+    stage.heal();
+    stage.until("everybody serves", () => stage.serving().length === 4, 5000);
+    stage.endsWell();
+  });
+
+  test("H24: the grant to dc1 is written, dc1 is isolated before it hears of it, everything loses power: the full outage ends with a server chosen that has a donor", () => {
+    const stage = new Stage();
+    stage.cutSites();
+    stage.until("a grant is on disk", () => stage.grant !== null);
+    stage.isolate("dc1");
+    stage.run(1000);
+    stage.powerOff(stage.all());
+    stage.run(5000);
+    stage.powerOn(stage.all());
+    stage.heal();
+    stage.until("somebody serves", () => stage.serving().length > 0, 90_000);
+    stage.endsWell();
+  });
+});
