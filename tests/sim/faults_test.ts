@@ -1,0 +1,397 @@
+/**
+ * Faults that an operator's table names, as far as the simulator can play them and the told holes do
+ * not cover them: each must leave one writer at most, lose nothing and end with everybody back.
+ */
+import { describe, expect, test } from "bun:test";
+import { Stage } from "./scenarios/stage.ts";
+
+const SIGNED = { who: "operator", why: "scenario" } as const;
+
+/** How many epochs were opened. */
+function epochs(stage: Stage): number {
+  return stage.count("epoch_opened");
+}
+
+describe("loss of a site", () => {
+  test("dc1 loses power and returns: dc2 is promoted once, and there is no fail-back", () => {
+    const stage = new Stage();
+    stage.powerOff(stage.of("dc1"));
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"), 10_000);
+    stage.run(10_000);
+    stage.powerOn(stage.of("dc1"));
+    stage.endsWell();
+    expect(epochs(stage)).toBe(1);
+    expect(stage.store.primarySegment).toBe("dc2");
+  });
+
+  test("dc2 loses power and returns: dc1 serves on after one promotion, the primary segment stays", () => {
+    const stage = new Stage();
+    stage.powerOff(stage.of("dc2"));
+    stage.until("dc1 serves alone", () => stage.servesAlone("dc1"), 10_000);
+    stage.run(10_000);
+    stage.powerOn(stage.of("dc2"));
+    stage.endsWell();
+    expect(epochs(stage)).toBe(1);
+    expect(stage.store.primarySegment).toBe("dc1");
+    expect(stage.store.changedSegment).toBe(false);
+  });
+
+  test("the arbitrator loses power and returns: nobody closes for a moment and nothing is decided", () => {
+    const stage = new Stage();
+    stage.always("all serve", () => stage.serving().length === 4);
+    stage.powerOff(["arbitrator"]);
+    stage.run(60_000);
+    stage.powerOn(["arbitrator"]);
+    stage.run(20_000);
+    expect(epochs(stage)).toBe(0);
+    stage.endsWell();
+  });
+});
+
+describe("links", () => {
+  test("only the link between the data centres is cut: dc1 stays, as the primary segment", () => {
+    const stage = new Stage({ writeEveryMs: 500, interMs: 0.5 });
+    stage.cutSites();
+    stage.until("dc1 serves alone", () => stage.servesAlone("dc1"), 10_000);
+    stage.run(20_000);
+    expect(stage.serving()).toEqual(["a1", "a2"]);
+    expect(epochs(stage)).toBe(1);
+    stage.endsWell();
+  });
+
+  for (const segment of ["dc1", "dc2"] as const)
+    test(`only ${segment} and the arbitrator are cut: the joint view keeps writing, nobody is promoted`, () => {
+      const stage = new Stage();
+      stage.always("all serve", () => stage.serving().length === 4);
+      stage.cut(stage.site(segment), ["arbitrator"]);
+      stage.run(60_000);
+      stage.heal();
+      stage.run(20_000);
+      expect(epochs(stage)).toBe(0);
+      stage.endsWell();
+    });
+
+  for (const seed of [1, 2, 3])
+    test(`dc1 is isolated with its clients alive: it is closed before dc2 is promoted (seed ${seed})`, () => {
+      const stage = new Stage({ seed });
+      stage.isolate("dc1");
+      stage.until("an epoch is granted", () => stage.grant !== null);
+      // By arithmetic no half of an even cut is Primary, so it may be granted while dc1 still stalls.
+      stage.until(
+        "dc2 is Primary alone",
+        () => stage.primary("b1") && stage.view("b1").length === 2,
+      );
+      stage.always("nobody of dc1 serves", () =>
+        stage
+          .of("dc1")
+          .every(
+            (name) => !stage.serves(name) || !stage.primary(name) || stage.view(name).length === 4,
+          ),
+      );
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+      stage.run(20_000);
+      expect(stage.of("dc1").some((name) => stage.serves(name))).toBe(false);
+      stage.endsWell();
+    });
+
+  for (const [from, to] of [
+    ["dc1", "dc2"],
+    ["dc2", "dc1"],
+  ] as const)
+    test(`what ${from} sends no longer reaches ${to}: one side serves, never two`, () => {
+      const stage = new Stage();
+      stage.cut(stage.site(from), stage.site(to), { oneWay: true });
+      stage.until(
+        "one side serves alone",
+        () => stage.servesAlone("dc1") || stage.servesAlone("dc2"),
+      );
+      stage.run(30_000);
+      stage.endsWell();
+    });
+
+  test("what dc1 sends no longer reaches the arbitrator: the joint view keeps writing", () => {
+    const stage = new Stage();
+    stage.always("all serve", () => stage.serving().length === 4);
+    stage.cut(stage.site("dc1"), ["arbitrator"], { oneWay: true });
+    stage.run(30_000);
+    stage.endsWell();
+  });
+
+  for (const everyMs of [3000, 8000, 20_000])
+    test(`the link flaps, ${everyMs / 1000} s on and ${everyMs / 1000} s off: two epochs a cut at most, and no second change of segment by itself`, () => {
+      const stage = new Stage();
+      const segments: string[] = [];
+      stage.onLog("promoted", (id, fields) => {
+        if (id === "arbitrator.1") segments.push(String(fields["segment"]));
+      });
+      for (let round = 0; round < 6; round++) {
+        stage.cutSites();
+        stage.run(everyMs);
+        stage.heal();
+        stage.run(everyMs);
+      }
+      expect(epochs(stage)).toBeLessThanOrEqual(12);
+      let changes = 0;
+      for (const [index, segment] of segments.entries())
+        if (segment !== (segments[index - 1] ?? "dc1")) changes++;
+      // One more is allowed only where staying would lose commits.
+      expect(changes).toBeLessThanOrEqual(2);
+      stage.endsWell();
+    });
+
+  test("30 % of all messages are lost and the rest is half a second late: nobody is promoted", () => {
+    const stage = new Stage();
+    stage.world.lossShare = 0.3;
+    stage.world.slowMs = 500;
+    stage.run(60_000);
+    expect(epochs(stage)).toBe(0);
+    stage.world.lossShare = 0;
+    stage.world.slowMs = 0;
+    stage.endsWell();
+  });
+
+  test("every message comes twice, the second one seconds late, while dc1 is lost: one effect", () => {
+    const stage = new Stage();
+    stage.world.repeatShare = 1;
+    stage.run(5000);
+    stage.powerOff(stage.of("dc1"));
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.run(20_000);
+    expect(epochs(stage)).toBe(1);
+    stage.world.repeatShare = 0;
+    stage.endsWell();
+  });
+
+  test("every answer to the arbitrator's messages is lost: the order is obeyed once", () => {
+    const stage = new Stage();
+    let obeyed = 0;
+    stage.onLog("make_primary", (_id, fields) => {
+      if (fields["refused"] === null) obeyed++;
+    });
+    stage.powerOff(stage.of("dc1"));
+    stage.until("an epoch is granted", () => stage.grant !== null);
+    stage.cut(stage.of("dc2"), ["arbitrator"], { oneWay: true, net: "messages" });
+    stage.until("dc2 is Primary", () => stage.primary("b1"));
+    stage.run(20_000);
+    expect(obeyed).toBe(1);
+    expect(epochs(stage)).toBe(1);
+    stage.endsWell();
+  });
+});
+
+describe("the arbitrator's store", () => {
+  test("it is killed at any instant between deciding, writing, sending and hearing: it neither forgets nor grants twice", () => {
+    for (let afterMs = 0; afterMs <= 40; afterMs += 2) {
+      const stage = new Stage({ seed: afterMs + 1 });
+      let opened = Number.POSITIVE_INFINITY;
+      stage.onLog("epoch_opened", () => {
+        opened = Math.min(opened, stage.now);
+      });
+      stage.powerOff(stage.of("dc1"));
+      stage.until("it has decided", () => stage.now >= opened + afterMs);
+      stage.world.crashArbitrator(300);
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"), 30_000);
+      stage.endsWell();
+    }
+  }, 60_000);
+
+  test("its disk is full when dc1 is lost: it grants nothing until it can write", () => {
+    const stage = new Stage();
+    stage.world.diskFull(null, 30_000);
+    stage.powerOff(stage.of("dc1"));
+    stage.run(25_000);
+    expect(stage.grant).toBeNull();
+    expect(stage.serving()).toEqual([]);
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"), 15_000);
+    stage.endsWell();
+  });
+
+  for (const how of ["lost", "torn"] as const)
+    test(`its store is ${how}: it grants nothing until a person re-arms it`, () => {
+      const stage = new Stage();
+      stage.world.spoilStore(how);
+      stage.run(10_000);
+      stage.powerOff(stage.of("dc1"));
+      stage.run(30_000);
+      expect(stage.serving()).toEqual([]);
+      expect(stage.verdict("dc2").rule).toBe("store.trusted");
+      stage.order({ verb: "resume", parameters: { ...SIGNED, rearm: true } });
+      stage.run(15_000);
+      stage.endsWell();
+    });
+});
+
+describe("clocks, pauses and hangs", () => {
+  for (const seed of [1, 2, 3])
+    test(`the watchdogs of dc1 are stopped while dc1 is isolated: dc2 serves, dc1 never beside it (seed ${seed})`, () => {
+      const stage = new Stage({ seed });
+      for (const name of stage.of("dc1")) stage.world.pauseWatchdog(stage.node(name), 30_000);
+      stage.isolate("dc1");
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+      stage.run(40_000);
+      stage.endsWell();
+    });
+
+  test("a mariadbd hangs with its port open while all links live: it is killed and comes back, nobody is promoted", () => {
+    const stage = new Stage();
+    const proc = stage.world.galera.procs[stage.node("a2")];
+    stage.world.hangMariadbd(stage.node("a2"), 60_000);
+    stage.until("it is killed", () => proc?.alive === false, 6000);
+    stage.until("all serve again", () => stage.serving().length === 4, 15_000);
+    expect(epochs(stage)).toBe(0);
+    stage.endsWell();
+  });
+
+  test("all watchdogs die and return: no mariadbd ends and nobody is closed for longer than a moment", () => {
+    const stage = new Stage();
+    for (const name of stage.all()) stage.world.crashWatchdog(stage.node(name), 10_000);
+    stage.always("all mariadbd run", () => stage.all().every((name) => stage.runs(name)));
+    stage.run(10_500);
+    stage.until("all serve", () => stage.serving().length === 4, 2000);
+    stage.endsWell();
+  });
+
+  test("the disk of a watchdog is full when its segment is to be promoted: its order is not obeyed unwritten", () => {
+    const stage = new Stage();
+    for (const name of stage.of("dc2")) stage.world.diskFull(stage.node(name), 20_000);
+    stage.powerOff(stage.of("dc1"));
+    stage.run(18_000);
+    expect(stage.of("dc2").some((name) => stage.primary(name))).toBe(false);
+    stage.endsWell();
+  });
+});
+
+describe("full outages and returns", () => {
+  for (const order of [
+    ["a1", "a2", "b1", "b2"],
+    ["b2", "b1", "a2", "a1"],
+    ["a2", "b2", "a1", "b1"],
+  ])
+    test(`everything loses power and returns as ${order.join(", ")}: one bootstrap, when all have said where they stand`, () => {
+      const stage = new Stage();
+      stage.powerOff([...stage.all(), "arbitrator"]);
+      stage.run(3000);
+      stage.powerOn(["arbitrator"]);
+      for (const name of order.slice(0, 3)) {
+        stage.powerOn([name]);
+        stage.run(7000);
+        expect(stage.serving()).toEqual([]);
+      }
+      stage.powerOn(order.slice(3));
+      stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+      stage.endsWell();
+    });
+
+  test("everything loses power and one never returns: nothing is bootstrapped until a person retires it", () => {
+    const stage = new Stage();
+    stage.powerOff(stage.all());
+    stage.powerOn(["a1", "a2", "b1"]);
+    stage.run(60_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.verdict("dc1").rule).toBe("outage.silent");
+    stage.order({ verb: "retire", parameters: { ...SIGNED, node: "b2" } });
+    stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+    stage.order({ verb: "restore", parameters: { ...SIGNED, node: "b2" } });
+    stage.run(1000);
+    stage.endsWell();
+  });
+
+  test("dc1 commits alone and dies, dc2 is asked to take over: refused without --allow-data-loss, and dc1 comes back only by full transfer", () => {
+    const stage = new Stage();
+    stage.cutSites();
+    stage.until("dc1 serves alone", () => stage.servesAlone("dc1"));
+    stage.run(5000);
+    stage.powerOff(stage.of("dc1"));
+    stage.run(10_000);
+    stage.force("dc2", { allowDataLoss: false });
+    stage.run(20_000);
+    expect(stage.serving()).toEqual([]);
+    stage.force("dc2", { allowDataLoss: true });
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    const reseeds: string[] = [];
+    const { note } = stage.world;
+    stage.world.note = (text) => {
+      if (/: start reseed$/.test(text)) reseeds.push(text.slice(0, 2));
+      note.call(stage.world, text);
+    };
+    stage.endsWell();
+    expect([...new Set(reseeds)].sort()).toEqual(["a1", "a2"]);
+  });
+
+  test("a killed mariadbd of the isolated dc1 is started past its watchdog, with gvwstate.dat: it does not serve beside dc2", () => {
+    const stage = new Stage();
+    stage.isolate("dc1");
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.kill(stage.of("dc1"));
+    stage.run(100);
+    for (const name of stage.of("dc1")) stage.world.startBehind(stage.node(name));
+    stage.run(40_000);
+    expect(stage.of("dc1").some((name) => stage.serves(name))).toBe(false);
+    stage.endsWell();
+  });
+
+  for (const kind of ["ist", "sst"] as const)
+    test(`the link is cut in the middle of an ${kind.toUpperCase()}, the donor dies: nobody is promoted with a half-filled server`, () => {
+      const stage = new Stage({
+        galera: {
+          istMs: [6000, 6001],
+          sstMs: [6000, 6001],
+          gcacheMissChance: kind === "sst" ? 1 : 0,
+        },
+      });
+      stage.powerOff(["b2"]);
+      stage.until("the rest serves", () =>
+        ["a1", "a2", "b1"].every((name) => stage.serves(name) && stage.view(name).length === 3),
+      );
+      stage.powerOn(["b2"]);
+      stage.until(
+        "b2 receives",
+        () => stage.world.galera.procs[stage.node("b2")]?.transfer != null,
+      );
+      stage.run(2000);
+      stage.isolate("dc1");
+      stage.always(
+        "b2 does not serve with half its rows",
+        () => !stage.serves("b2") || stage.hasRows("b2"),
+      );
+      stage.run(30_000);
+      stage.endsWell();
+    });
+
+  test("a change of weight races a cut: no order rests on weights that have just changed", () => {
+    const stage = new Stage();
+    stage.always("no grant rests on arithmetic", () => stage.grant?.basis !== "arithmetic");
+    stage.run(3500);
+    stage.world.galera.setWeight(stage.node("a1"), 2);
+    stage.world.galera.setWeight(stage.node("a2"), 2);
+    stage.run(1500);
+    stage.isolate("dc1");
+    stage.run(6000);
+    stage.noLonger("no grant rests on arithmetic");
+    stage.endsWell();
+  });
+
+  test("two people make different segments primary at once: the second is refused with the first one's name", () => {
+    const stage = new Stage();
+    stage.order({ verb: "pause", parameters: SIGNED });
+    stage.run(200);
+    stage.cutSites();
+    stage.run(12_000);
+    expect(stage.serving()).toEqual([]);
+    const rules: string[] = [];
+    stage.onLog("make_primary", (id, fields) => {
+      if (id === "arbitrator.1")
+        rules.push(`${String(fields["segment"])} ${String(fields["rule"])}`);
+    });
+    stage.force("dc2", { allowDataLoss: false });
+    stage.force("dc1", { allowDataLoss: false });
+    stage.until(
+      "one of them serves alone",
+      () => stage.servesAlone("dc1") || stage.servesAlone("dc2"),
+    );
+    stage.run(10_000);
+    expect(rules.filter((rule) => rule.endsWith(" promote")).length).toBe(1);
+    stage.order({ verb: "resume", parameters: { ...SIGNED, rearm: false } });
+    stage.endsWell();
+  });
+});
