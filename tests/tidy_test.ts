@@ -27,6 +27,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/correspondent.ts", 3],
   ["lib/health.ts", 3],
   ["lib/doctor.ts", 3],
+  ["lib/gate.ts", 3],
   ["lib/systemd.ts", 3],
   ["lib/balancer_config.ts", 3],
   ["lib/wakeup.ts", 4],

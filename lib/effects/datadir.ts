@@ -6,14 +6,17 @@ import {
   chownSync,
   closeSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
+  statfsSync,
   statSync,
   writeSync,
 } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { describeError, MinderError } from "../errors.ts";
 import type { Position } from "../message/dbserver.ts";
 
@@ -198,6 +201,7 @@ export function setSafeToBootstrap(datadir: string): void {
  * mariadbd fills by a full state transfer. @throws MinderError, as where it is a mount point
  */
 export function setDatadirAside(datadir: string, keptAs: string): void {
+  checkSpace(datadir);
   try {
     const { uid, gid, mode } = statSync(datadir);
     renameSync(datadir, keptAs);
@@ -211,6 +215,38 @@ export function setDatadirAside(datadir: string, keptAs: string): void {
       cause,
     });
   }
+}
+
+/** A transfer needs about as much again as the data that stay. @throws MinderError if that is not free */
+function checkSpace(datadir: string): void {
+  const usedBytes = bytesBelow(datadir);
+  const { bavail, bsize } = statfsSync(dirname(datadir));
+  const freeBytes = bavail * bsize;
+  if (freeBytes >= usedBytes) return;
+  const mb = (bytes: number) => `${Math.ceil(bytes / 1_048_576)} MB`;
+  throw new MinderError(
+    `Cannot set the data aside: ${mb(usedBytes)} are to stay and ${mb(freeBytes)} are free`,
+    { where: datadir, hint: "Discard what was set aside before, or remove this server's data" },
+  );
+}
+
+/** As allocated: sparse files count as what they take. */
+function bytesBelow(directory: string): number {
+  let bytes = 0;
+  for (const entry of readdirSync(directory, { withFileTypes: true, recursive: true })) {
+    try {
+      bytes += lstatSync(join(entry.parentPath, entry.name)).blocks * 512;
+    } catch {
+      // Removed since it was listed.
+    }
+  }
+  return bytes;
+}
+
+/** Data directories that were set aside and that nobody has discarded yet. */
+export function asideOf(datadir: string): readonly string[] {
+  const prefix = `${basename(datadir)}.aside-`;
+  return readdirSync(dirname(datadir)).filter((name) => name.startsWith(prefix));
 }
 
 function putAside(file: string, keptAs: string): "removed" | "absent" {

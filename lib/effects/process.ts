@@ -45,7 +45,7 @@ export interface ServerProcess {
   /** Looks for a mariadbd that runs already: by the pid file, else by its working directory. */
   adopt(): ProcessFact;
   /** Starts it with these further arguments. @throws MinderError if one runs or none can be started */
-  start(extraArguments: readonly string[]): ProcessFact;
+  start(extraArguments: readonly string[]): ProcessFact | Promise<ProcessFact>;
   /** SIGTERM, after `graceMs` SIGKILL; ends when the process has. @throws MinderError if it does not */
   stop(graceMs: number): Promise<ProcessFact>;
   /** SIGKILL; ends when the process has. @throws MinderError if it does not */
@@ -66,7 +66,12 @@ const LOG_TAIL_BYTES = 16_384;
 /** All that mariadbd gets of our environment: the rest may hold secrets. */
 const ENVIRONMENT = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_PRELOAD"] as const;
 
-export function manageProcess(options: ProcessOptions): ServerProcess {
+/** One that is our own child is there, or not, at once. */
+export interface ChildServerProcess extends ServerProcess {
+  start(extraArguments: readonly string[]): ProcessFact;
+}
+
+export function manageProcess(options: ProcessOptions): ChildServerProcess {
   return new ManagedProcess(options);
 }
 
@@ -118,7 +123,7 @@ interface Watched {
   closed: boolean;
 }
 
-class ManagedProcess implements ServerProcess {
+class ManagedProcess implements ChildServerProcess {
   readonly #options: ProcessOptions;
   readonly #comms: readonly string[];
   #watched: Watched | null = null;

@@ -7,6 +7,7 @@ import { dbServerCore } from "../core/dbserver.ts";
 import {
   type DbServerEffect,
   type DbServerEvent,
+  type ProcessFact,
   SERVER_DURABLE_NONE,
   type ServerDurable,
 } from "../core/dbserver_io.ts";
@@ -15,7 +16,10 @@ import type { DbServerState } from "../core/dbserver_state.ts";
 import { openMysql } from "../effects/mysql.ts";
 import { manageProcess } from "../effects/process.ts";
 import { machineId, type StateFile, stateFile } from "../effects/state_file.ts";
+import { manageUnit } from "../effects/unit.ts";
+import type { WatchdogSays } from "../gate.ts";
 import { createLog, type Log } from "../log.ts";
+import { argumentsFile } from "../systemd.ts";
 import { systemClock } from "../wakeup.ts";
 import { ServerDurableSchema } from "./durable.ts";
 import { EFFECT_LIMIT_MS, startParty, untilSignalled } from "./party.ts";
@@ -55,13 +59,16 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
     probeTimeoutMs: config.timing.probeTimeoutMs,
     fenceMs: config.timing.fenceMs,
   });
-  const mariadbd = manageProcess({
-    command: self.mariadbd,
+  const watched = {
     datadir: self.datadir,
     pidFile: join(self.stateDir, "mariadbd.pid"),
     logFile: join(self.stateDir, "mariadbd.log"),
-    onChange: (process) => party.loop.tell({ on: "process", process }),
-  });
+    onChange: (process: ProcessFact) => party.loop.tell({ on: "process", process }),
+  };
+  const mariadbd =
+    self.unit === undefined
+      ? manageProcess({ ...watched, command: self.mariadbd })
+      : manageUnit({ ...watched, unit: self.unit, argumentsFile: argumentsFile(self.unit) });
   async function save(durable: ServerDurable): Promise<void> {
     const keptAs = await store.write(durable);
     if (keptAs !== null) log.warn("state_set_aside", { keptAs });
@@ -93,6 +100,7 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
         [...state.peers].map(([id, { report, at }]) => [id, { heardAgoMs: now - at, report }]),
       ),
       durable: state.durable,
+      start: startFacts(state, now),
     }),
     clock,
     log,
@@ -106,6 +114,17 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
     mariadbd.close();
     mysql.close();
   });
+}
+
+/** What the start gate asks for. */
+function startFacts(state: DbServerState, now: Millis): WatchdogSays["start"] {
+  return {
+    starting: state.handling === "start",
+    running: state.process.is === "running",
+    verdict: state.startVerdict,
+    position: state.position,
+    because: buildReport(state, now, state.reportNumber).because,
+  };
 }
 
 /** What the watchdog remembers; nothing where that cannot be trusted, which only makes it stricter. */
@@ -129,6 +148,8 @@ function limitMs(effect: OwnOrLog, config: ClusterConfig): Millis {
     case "fence":
     case "unfence":
       return fenceMs + SLACK_MS;
+    // A unit recovers InnoDB before it starts.
+    case "start":
     case "read_position":
       return RECOVER_TIMEOUT_MS + SLACK_MS;
     case "stop":

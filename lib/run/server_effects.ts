@@ -2,11 +2,13 @@
  * What the watchdog's core asks for, done beside one mariadbd: one line or two for each effect, its
  * outcome as the event that follows. The order of steps in a start is this file's own.
  */
-import { join } from "node:path";
 import type { DbServerConfig } from "../cluster_config.ts";
 import type { DbServerEffect, DbServerEvent, ServerDurable } from "../core/dbserver_io.ts";
 import {
+  asideOf,
+  readGrastate,
   readPosition,
+  removeGrastate,
   removeGvwstate,
   setDatadirAside,
   setSafeToBootstrap,
@@ -59,7 +61,7 @@ export async function performServer(
     }
     case "read_position": {
       const found = await readPosition(self.datadir, {
-        command: self.mariadbd,
+        command: recoverCommand(self),
         timeoutMs: RECOVER_TIMEOUT_MS,
       });
       return { on: "position", ...found };
@@ -102,15 +104,44 @@ async function attempt(
   }
 }
 
-function start(effect: Extract<ServerOwnEffect, { do: "start" }>, tools: ServerTools): void {
+async function start(
+  effect: Extract<ServerOwnEffect, { do: "start" }>,
+  tools: ServerTools,
+): Promise<void> {
   const { self, process } = tools;
   // From it a crashed Primary would make itself Primary again, alone and without asking.
   removeGvwstate(self.datadir);
   if (effect.mode === "reseed") {
-    setDatadirAside(self.datadir, join(`${self.datadir}.aside-${crypto.randomUUID().slice(0, 8)}`));
-    process.start(startArguments("join", null, effect.donor));
+    clearForTransfer(self.datadir);
+    await process.start(startArguments("join", null, effect.donor));
     return;
   }
   if (effect.mode === "bootstrap") setSafeToBootstrap(self.datadir);
-  process.start(startArguments(effect.mode, effect.position, effect.donor));
+  await process.start(startArguments(effect.mode, effect.position, effect.donor));
+}
+
+/**
+ * Sets the data aside, once: what an interrupted transfer has left has no lineage and is of no use, and
+ * a second copy of it would fill the disk. Its grastate.dat goes, so that the transfer is a full one.
+ */
+function clearForTransfer(datadir: string): void {
+  if (hasLineage(datadir) || asideOf(datadir).length === 0) {
+    setDatadirAside(datadir, `${datadir}.aside-${crypto.randomUUID().slice(0, 8)}`);
+  } else removeGrastate(datadir);
+}
+
+function hasLineage(datadir: string): boolean {
+  try {
+    const grastate = readGrastate(datadir);
+    return grastate !== null && grastate.uuid !== null;
+  } catch {
+    // A damaged grastate.dat says nothing.
+    return false;
+  }
+}
+
+/** How mariadbd is run to read its position: as it is started, or as its unit does. */
+export function recoverCommand(self: DbServerConfig): readonly string[] | null {
+  if (self.mariadbd !== null || self.unit === undefined) return self.mariadbd;
+  return ["/usr/sbin/mariadbd", "--user=mysql"];
 }

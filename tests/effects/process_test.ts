@@ -4,11 +4,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ProcessFact } from "../../lib/core/dbserver_io.ts";
 import {
+  type ChildServerProcess,
   manageProcess,
   type ProcessOptions,
   parseProcStat,
   readProcStat,
-  type ServerProcess,
 } from "../../lib/effects/process.ts";
 import { processesIn, until } from "../support/mariadbd.ts";
 
@@ -40,7 +40,7 @@ describe("parseProcStat()", () => {
 describe("a managed process", () => {
   let directory: string;
   let told: { fact: ProcessFact; at: number }[];
-  let managed: ServerProcess[];
+  let managed: ChildServerProcess[];
 
   beforeEach(() => {
     directory = mkdtempSync(join(tmpdir(), "minder-process-"));
@@ -59,7 +59,7 @@ describe("a managed process", () => {
   });
 
   /** A shell as a stand-in for mariadbd: it works in the data directory, as that does. */
-  function manage(script: string, options: Partial<ProcessOptions> = {}): ServerProcess {
+  function manage(script: string, options: Partial<ProcessOptions> = {}): ChildServerProcess {
     const one = manageProcess({
       command: ["/bin/sh", "-c", `cd ${directory}/data; ${script}`],
       datadir: join(directory, "data"),

@@ -53,10 +53,10 @@ export class WatchedLab {
   mariadbd(host: string): number | null {
     const found = this.minded.lab.processes(host).find(({ pid }) => {
       try {
-        return (
-          readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd" &&
-          !readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("--wsrep-recover")
-        );
+        // A zombie has none.
+        const command = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+        const named = readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd";
+        return named && command !== "" && !command.includes("--wsrep-recover");
       } catch {
         // It ended meanwhile.
         return false;
