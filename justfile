@@ -16,21 +16,25 @@ default:
 
 # Ask how the cluster is: exit 0 healthy, 1 degraded, 2 no writable primary, 3 cannot tell
 [group('ask and order')]
+[no-exit-message]
 status *args:
     @{{ quote(bun) }} scripts/status.ts "$@"
 
 # Give an order: `just command drain dc1-2`, `just command --help` lists them
 [group('ask and order')]
+[no-exit-message]
 command *args:
     @{{ quote(bun) }} scripts/command.ts "$@"
 
 # Let no new client connection reach a server (or a segment)
 [group('ask and order')]
+[no-exit-message]
 drain node *args:
     @{{ quote(bun) }} scripts/command.ts drain "$@"
 
 # Let clients reach it again
 [group('ask and order')]
+[no-exit-message]
 undrain node *args:
     @{{ quote(bun) }} scripts/command.ts undrain "$@"
 
@@ -66,11 +70,13 @@ balancer-config kind *args:
 
 # Examine the servers' settings; each finding comes with what mends it. Exit 0 fine, 1 warnings, 2 errors
 [group('set it up')]
+[no-exit-message]
 doctor *args:
     @{{ quote(bun) }} scripts/doctor.ts "$@"
 
 # Print the statements that make the watchdog's account, with the least privileges
 [group('set it up')]
+[no-exit-message]
 grants *args:
     @{{ quote(bun) }} scripts/grants.ts "$@"
 
@@ -86,46 +92,55 @@ gate *args:
 
 # Play the whole story on a real cluster in network namespaces: kill a data centre, cut the link
 [group('demo')]
+[no-exit-message]
 demo *args: setup
     @{{ quote(bun) }} scripts/demo.ts play "$@"
 
 # Bring the demo's cluster up, to play by hand
 [group('demo')]
+[no-exit-message]
 demo-up *args: setup
     @{{ quote(bun) }} scripts/demo.ts up "$@"
 
 # Take the demo's cluster down and leave nothing behind
 [group('demo')]
+[no-exit-message]
 demo-down:
     @{{ quote(bun) }} scripts/demo.ts down
 
 # Pull the plug of a server or a whole data centre: `just demo-kill dc1`
 [group('demo')]
+[no-exit-message]
 demo-kill node:
     @{{ quote(bun) }} scripts/demo.ts kill {{ quote(node) }}
 
 # Let killed servers return: `just demo-return dc1`
 [group('demo')]
+[no-exit-message]
 demo-return node:
     @{{ quote(bun) }} scripts/demo.ts return {{ quote(node) }}
 
 # Cut the link between the data centres
 [group('demo')]
+[no-exit-message]
 demo-cut:
     @{{ quote(bun) }} scripts/demo.ts cut
 
 # Heal the link
 [group('demo')]
+[no-exit-message]
 demo-heal:
     @{{ quote(bun) }} scripts/demo.ts heal
 
 # Install what the demo and the tests need and this machine lacks; says what and why
 [group('work on it')]
+[no-exit-message]
 setup:
     @{{ quote(bun) }} scripts/setup.ts
 
 # Lint, types and all tests; stories on a real cluster that passed on this very tree are not repeated unless --fresh
 [group('work on it')]
+[no-exit-message]
 test *args: setup
     @{{ quote(bun) }} scripts/test.ts "$@"
 
@@ -140,16 +155,19 @@ ok: test
 
 # Print the arbitrator's rules in the order in which they are asked
 [group('ask and order')]
+[no-exit-message]
 rules:
     @{{ quote(bun) }} scripts/rules.ts
 
 # Replay one simulated history by its seed, with its timeline
 [group('prove it')]
+[no-exit-message]
 sim seed *args:
     @{{ quote(bun) }} scripts/sim.ts replay "$@"
 
 # Run N simulated histories with fresh seeds
 [group('prove it')]
+[no-exit-message]
 sim-run n *args:
     @{{ quote(bun) }} scripts/sim.ts run "$@"
 

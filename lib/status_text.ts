@@ -9,6 +9,8 @@ export const EXIT_BY_HEALTH = {
   cannot_tell: 3,
 } as const satisfies Record<Summary["health"], number>;
 
+/** A server unheard for so long is silent: what it said last is no longer what is. */
+const SILENT_MS = 2_000;
 /** Decisions shown; `--json` has them all. */
 const DECISIONS_SHOWN = 8;
 
@@ -51,6 +53,24 @@ function serverRow(server: Summary["servers"][number]): string[] {
   const why = [...marks, report?.because ?? "never heard"].join(", ");
   if (report === null) {
     return [server.name, server.segment, "unknown", "-", "-", "-", "-", "-", "never", why];
+  }
+  if (server.heardAgoMs === null || server.heardAgoMs > SILENT_MS) {
+    const heard = server.heardAgoMs === null ? "never" : `${ago(server.heardAgoMs)} ago`;
+    const said = `its last word: serving ${report.serving}, ${viewWord(report)}`;
+    const last = report.running === "down" ? report.position?.seqno : report.lastCommitted;
+    const why = [...marks, said].join(", ");
+    return [
+      server.name,
+      server.segment,
+      "SILENT",
+      "?",
+      "?",
+      "?",
+      String(last ?? "?"),
+      "?",
+      heard,
+      why,
+    ];
   }
   return [
     server.name,
