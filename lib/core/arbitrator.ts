@@ -307,10 +307,11 @@ function learnOutcome(turn: Turn, event: Answered): void {
       // An order refused is void, its fork point too; its number is used up all the same.
       if (state.undo !== null) {
         const { undo } = state;
+        const next = grant.epoch + 1;
         note(turn, {
           ...undo,
           // An earlier holder goes on as the newest: servers have heard of the number that is void.
-          grant: undo.grant === null ? null : { ...undo.grant, epoch: grant.epoch },
+          ...(undo.grant === null ? {} : { epoch: next, grant: { ...undo.grant, epoch: next } }),
           epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
         });
       }

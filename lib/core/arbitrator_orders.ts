@@ -1,6 +1,7 @@
 /** What people order the arbitrator to do. Every order is answered, and safe to repeat. */
 import { unreachable } from "../errors.ts";
 import type { MakePrimaryOrder, NodeOrder } from "../message/command.ts";
+import type { EpochRecord } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { clip, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
 import { log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
@@ -100,8 +101,20 @@ function resume(
     // Servers obey only the store that they are bound to: one that was lost goes on under its name.
     const stores = new Set([...state.heard.values()].flatMap(({ report }) => report.storeId ?? []));
     const [bound = state.durable.storeId] = stores.size === 1 ? stores : [];
+    const served = Math.max(
+      0,
+      ...[...state.heard.values()].map(({ report }) => report.epochServed),
+    );
+    const forgotten = served > state.durable.epoch;
     note(turn, {
       storeId: bound,
+      // What a store noted that has missed an epoch is not the newest, so it proves nothing.
+      noted: null,
+      // Where an epoch began that it does not know: whoever served under an older one only cannot
+      // prove that it is in line.
+      epochs: forgotten
+        ? [...state.durable.epochs, unknownFork(served, state.durable.primarySegment)]
+        : state.durable.epochs,
       // Higher than any epoch that a server has heard of, so that none is granted twice.
       epoch: Math.max(state.durable.epoch, ...seen) + 1,
       grant: null,
@@ -114,6 +127,11 @@ function resume(
     outcome: "ok",
     because: order.rearm ? "re-armed: decisions after one outwait" : "automatic decisions go on",
   });
+}
+
+/** An epoch whose fork point nobody remembers: every position differs from it. */
+function unknownFork(epoch: number, segment: string): EpochRecord {
+  return { epoch, segment, forkPoint: { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 } };
 }
 
 function makePrimary(turn: Turn, ticket: number, order: MakePrimaryOrder): void {

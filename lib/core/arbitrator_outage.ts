@@ -40,7 +40,9 @@ export function beyondFork(state: ArbitratorState, report: Report): boolean {
 
 /** What a stopped server may do now. `bootstrap` is never answered here: it takes an order. */
 export function startVerdict(state: ArbitratorState, report: Report, now: Millis): StartVerdict {
-  if (report.running !== "down" || !somebodyPrimary(state, now)) return "wait";
+  if (report.running === "up" || !somebodyPrimary(state, now)) return "wait";
+  // One that is on its way up has somebody to join.
+  if (report.running === "unknown") return "join";
   return report.diverged || beyondFork(state, report) ? "reseed" : "join";
 }
 

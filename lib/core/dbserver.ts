@@ -6,7 +6,7 @@
  */
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
-import type { Ack, Report } from "../message/dbserver.ts";
+import type { Ack, Position, Report } from "../message/dbserver.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
 import { isJoint } from "../wsrep_status.ts";
@@ -90,6 +90,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     hungAtSeqno: -1,
     hungSince: never,
     suspendedAt: never,
+    vainSince: forever,
     closedSince: forever,
     closures: 0,
     position: null,
@@ -293,6 +294,9 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
   see(turn, arbitrator.epoch);
   if (sentAt < turn.state.toldAt) return;
   const current = sent.parameters.fingerprint === viewOf(turn.state.status);
+  if (arbitrator.draining !== turn.state.draining) {
+    log(turn, arbitrator.draining ? "draining" : "drain_ended", { because: "a person's order" });
+  }
   set(turn, {
     // An answer to a report of an earlier view says nothing about this one.
     arbitratorAt: current ? Math.max(turn.state.arbitratorAt, sentAt) : turn.state.arbitratorAt,
@@ -305,8 +309,20 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
     retired: arbitrator.retired,
     primarySegment: arbitrator.primarySegment,
     toldAt: sentAt,
+    vainSince: joinsNobody(turn.state, sent.parameters, arbitrator.start)
+      ? Math.min(turn.state.vainSince, turn.now)
+      : Number.POSITIVE_INFINITY,
     startVerdict: judgedOnPosition(turn.state, sent.parameters) ? arbitrator.start : "wait",
   });
+}
+
+/**
+ * Does mariadbd wait, without a socket, for a Primary that is nowhere: started from gvwstate.dat it
+ * does so without end (measured), and nobody can ask it where it stands.
+ */
+function joinsNobody(state: DbServerState, sent: Report, verdict: string): boolean {
+  const silent = state.process.is === "running" && state.status === null && state.closed;
+  return silent && sent.running === "unknown" && verdict === "wait";
 }
 
 /** Was a report about this stopped server as it is now: a verdict on another position is void. */
@@ -335,6 +351,7 @@ function hearProcess(
       startedAt: now,
       adoptedUntil: adopted ? now + state.config.timing.fenceMs : now,
       status: null,
+      vainSince: Number.POSITIVE_INFINITY,
       polledAt: Number.NEGATIVE_INFINITY,
       pollAt: now,
       position: null,
@@ -408,15 +425,8 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   const view = viewOf(status);
   const changed = view !== viewOf(before);
   const stood = status.stateUuid ?? before?.stateUuid ?? null;
-  if (
-    before?.primary === true &&
-    !status.primary &&
-    state.durable.leftPrimary === null &&
-    stood !== null
-  ) {
-    keep(turn, {
-      leftPrimary: { uuid: stood, seqno: Math.max(status.lastCommitted, before.lastCommitted) },
-    });
+  if (before?.primary === true && !status.primary && stood !== null) {
+    leave(turn, { uuid: stood, seqno: Math.max(status.lastCommitted, before.lastCommitted) });
   }
   if (state.adopted && stood !== null && status.lastCommitted >= 0) {
     // Its watchdog was not there to see whether it left Primary: where it stands must be proven.
@@ -448,6 +458,14 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     });
   }
   set(turn, { pollAt: now + pollIntervalMs(turn.state) });
+}
+
+/** It is no longer Primary: the furthest that it stood at since it was last proven in line counts. */
+function leave(turn: Turn, position: Position): void {
+  const { leftPrimary } = turn.state.durable;
+  if (leftPrimary !== null && leftPrimary.uuid !== position.uuid) return;
+  if (leftPrimary === null || position.seqno > leftPrimary.seqno)
+    keep(turn, { leftPrimary: position });
 }
 
 /**
@@ -527,8 +545,7 @@ function hearPosition(turn: Turn, event: Extract<DbServerEvent, { on: "position"
   if (turn.state.handling === "read_position") set(turn, { handling: null });
   if (turn.state.process.is !== "stopped") return;
   set(turn, { position, safeToBootstrap, positionRead: true });
-  if (position !== null && turn.state.durable.leftPrimary === null)
-    keep(turn, { leftPrimary: position });
+  if (position !== null) leave(turn, position);
   log(turn, "position", { position, safeToBootstrap, error });
 }
 
@@ -756,6 +773,10 @@ function manage(turn: Turn): void {
     turn.effects.push({ do: "stop", graceMs: STOP_GRACE_MS });
     return;
   }
+  if (waitsInVain(state, now)) {
+    kill(turn, "mariadbd waits for a Primary that is nowhere: stopped, it can say where it stands");
+    return;
+  }
   if (providerStaysClosed(state, now)) {
     set(turn, { closures: state.closures + 1, closedSince: Number.POSITIVE_INFINITY });
     kill(turn, "Galera's provider has closed itself and does not open again in a living server");
@@ -811,6 +832,18 @@ function providerStaysClosed(state: DbServerState, now: Millis): boolean {
     now - state.closedSince >= PROVIDER_CLOSED_MS
   );
 }
+
+function waitsInVain(state: DbServerState, now: Millis): boolean {
+  return (
+    state.process.is === "running" &&
+    state.handling === null &&
+    state.status === null &&
+    now - state.vainSince >= VAIN_MS
+  );
+}
+
+/** Galera's own pc.wait_prim_timeout, which does not apply to it. */
+const VAIN_MS = 30_000;
 
 /** Leaving and coming back passes through closed for less than a second. */
 const PROVIDER_CLOSED_MS = 3_000;

@@ -92,6 +92,8 @@ export interface DbServerState {
 
   /** When the process was last suspended; nothing sent before is relied on. */
   readonly suspendedAt: Millis;
+  /** Since when mariadbd, its socket never opened, has had nobody to join; `Infinity` if it may have. */
+  readonly vainSince: Millis;
   /** Since when Galera's provider is closed in a living mariadbd; `Infinity` if it is not. */
   readonly closedSince: Millis;
   /** Such closures since it was last Synced. */

@@ -238,7 +238,7 @@ describe("orders", () => {
     });
   });
 
-  test("an earlier holder goes on under the number of the order that was void", () => {
+  test("an earlier holder goes on under a number newer than that of the order that was void", () => {
     const { story, sent } = ordered();
     story.answered(sent, "ok");
     story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1, epochServed: 1 });
@@ -253,9 +253,9 @@ describe("orders", () => {
     expect(forced.order.epoch).toBe(2);
     story.now += 3_000;
     story.answered(forced.sent, "refused", "vouch.outwaited");
-    expect(story.state.durable.grant).toMatchObject({ epoch: 2, segment: "dc2", order: "done" });
+    expect(story.state.durable.grant).toMatchObject({ epoch: 3, segment: "dc2", order: "done" });
     const seen = { view: DC2, lastCommitted: 101, epochSeen: 2 };
-    expect(story.report("b1", seen)?.promise).toMatchObject({ epoch: 2 });
+    expect(story.report("b1", seen)?.promise).toMatchObject({ epoch: 3 });
   });
 
   test("an order without an answer counts as obeyed", () => {
@@ -319,6 +319,26 @@ describe("a store that cannot be trusted", () => {
     });
     expect(rearmed(["old", "older"]).state.durable.storeId).toBe("store-1");
     expect(rearmed([null, null]).state.durable.storeId).toBe("store-1");
+  });
+
+  test("re-armed on an old copy it forgets what that had noted, and whoever missed an epoch must be reseeded", () => {
+    const before = calmArbitrator().state.durable;
+    const story = new ArbitratorStory({ durable: before });
+    story.reports(DC2, down(241, { epochSeen: 3, epochServed: 3 }));
+    expect(story.state.observing).toContain("epoch 3");
+    story.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } });
+    expect(story.state.durable).toMatchObject({ noted: null, epoch: 4 });
+    story.pass(story.config.outwaitMs + 1);
+    // dc1 was in the view that the copy had noted, and lacks what dc2 committed since.
+    story.reports(DC1, CUT1);
+    expect(story.orders()).toEqual([]);
+    story.reports(DC2, down(241, { epochSeen: 3, epochServed: 3 }));
+    expect(story.orders()[0]).toMatchObject({ to: "dbserver.3", body: { verb: "bootstrap" } });
+    story.report("b1", { view: ["b1"], epochSeen: 5, epochServed: 5 });
+    const ack = story.report("a1", down(100, { epochSeen: 5 }));
+    expect(ack?.arbitrator?.start).toBe("reseed");
+    const own = story.report("b2", down(241, { epochSeen: 5, epochServed: 3 }));
+    expect(own?.arbitrator?.start).toBe("join");
   });
 
   test("amnesia: it observes, promises nothing, and grants again only after resume --rearm and an outwait", () => {

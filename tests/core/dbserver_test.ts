@@ -392,6 +392,22 @@ describe("the door", () => {
     expect(silent.has("kill")).toBe(true);
   });
 
+  test("one that waits for a Primary which the arbitrator knows nowhere is killed after 30 s, so that it can be counted", () => {
+    const waiting = (start: "join" | "wait") => {
+      const story = new ServerStory("a1");
+      story.runs();
+      for (let passed = 0; passed <= 31_000; passed += 500) {
+        story.now += 500;
+        story.polled(null, "Connection refused", true);
+        story.pass(10);
+        story.leased({ promise: null, arbitrator: { start } });
+      }
+      return story.has("kill");
+    };
+    expect(waiting("wait")).toBe(true);
+    expect(waiting("join")).toBe(false);
+  });
+
   test("Primary alone, fenced, without a grant and out of the arbitrator's reach it is killed", () => {
     const story = servingServer("a1");
     story.polled(statusOf(DC1, { lastCommitted: 101 }));
@@ -504,6 +520,16 @@ describe("lineage", () => {
     expect(story.lastReport.leaving).toBe(true);
     story.stops("stopped");
     expect(story.lastReport.leaving).toBe(false);
+  });
+
+  test("the furthest that it stood at since it was last proven in line counts", () => {
+    const story = leftAt(90);
+    story.polled(statusOf(DC1, { lastCommitted: 120, rejecting: true }));
+    story.polled(statusOf(DC1, { primary: false, lastCommitted: 120, rejecting: true }));
+    expect(story.state.durable.leftPrimary?.seqno).toBe(120);
+    story.stops("killed");
+    story.position(119);
+    expect(story.state.durable.leftPrimary?.seqno).toBe(120);
   });
 
   test("a server whose data are of another cluster is beyond every fork point", () => {

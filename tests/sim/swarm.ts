@@ -506,8 +506,15 @@ class Trouble {
     const observing = world.arbiter.process?.state.core.observing ?? null;
     if (observing !== null || durable.paused !== null)
       world.order({ verb: "resume", parameters: { ...signed, rearm: observing !== null } }, from);
+    const core = world.arbiter.process?.state.core;
+    const holds = [...(core?.verdicts.values() ?? [])].map((verdict) => verdict.rule);
     for (const server of world.servers) {
       const { id, name } = server.config;
+      const report = core?.heard.get(id)?.report;
+      // As the verdict says: whoever has no data left is not waited for.
+      if (holds.includes("outage.position") && report?.running === "down")
+        if (report.position === null && !durable.retired.includes(id))
+          world.order({ verb: "retire", parameters: { ...signed, node: name } }, from);
       if (durable.draining.includes(id))
         world.order({ verb: "undrain", parameters: { ...signed, node: name } }, from);
       if (durable.retired.includes(id))
