@@ -171,6 +171,11 @@ sim seed *args:
 sim-run n *args:
     @{{ quote(bun) }} scripts/sim.ts run "$@"
 
+# Measure what a watchdog costs in calm, beside a script as clustercheck is
+[group('prove it')]
+bench-watchdog *args: setup
+    @{{ quote(bun) }} scripts/bench_watchdog.ts {{ args }}
+
 # Time the notify handler against bash and curl
 [group('prove it')]
 bench-notify *args: setup

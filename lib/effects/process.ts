@@ -57,7 +57,7 @@ export interface ServerProcess {
 /** A process killed but not gone after this is stuck in the kernel. */
 const KILLED_MAX_MS = 10_000;
 /** Second sight beside the pidfd: a lost worker must not hide an exit. */
-const LOOK_MS = 250;
+const LOOK_MS = 1000;
 /** The same where there is no pidfd. */
 const LOOK_ALONE_MS = 50;
 /** How often a mariadbd that others start is looked for; one look costs ~10 µs per process. */

@@ -90,10 +90,11 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
     },
     failed: (effect, error) => failedServer(effect, { error, now: clock.now() }),
     limitMs: (effect) => limitMs(effect, config),
-    phaseOf: (state) => {
-      const report = buildReport(state, clock.now(), state.reportNumber);
-      return { phase: phaseWord(report), because: report.because };
-    },
+    // What was reported last: whatever changes the phase is reported in the same step.
+    phaseOf: ({ lastReport }) =>
+      lastReport === null
+        ? { phase: "starting", because: "nothing is known yet" }
+        : { phase: phaseWord(lastReport), because: lastReport.because },
     status: (state, now) => ({
       report: buildReport(state, now, state.reportNumber),
       peers: Object.fromEntries(

@@ -1,0 +1,102 @@
+/**
+ * What a watchdog costs in calm: processor time and memory of each over a minute on a real cluster,
+ * beside a script as clustercheck is, called as often.
+ */
+import { readFileSync } from "node:fs";
+import { parseArguments, runScript } from "../lib/cli.ts";
+import type { Lab } from "../lib/lab/lab.ts";
+import { openMinded } from "../lib/lab/minded.ts";
+
+const USAGE = `
+Usage: bench_watchdog.ts [--seconds N] [--name LAB]
+  --seconds N   how long to measure (default 60)
+  --name LAB    name of the lab (default bench-watchdog)
+BUN_OPTIONS reaches the watchdogs, as in BUN_OPTIONS=--smol.
+`;
+
+const HOST = "dc1-1";
+const MS_PER_TICK = 10;
+/** The page size of Linux on x86 and most ARM; status gives kB anyway. */
+const KB_PER_MB = 1024;
+
+interface Use {
+  readonly cpuMs: number;
+  readonly rssMb: number;
+  /** Proportional share: pages that several processes use count by halves. */
+  readonly pssMb: number;
+}
+
+async function main(): Promise<number> {
+  const { values } = parseArguments(USAGE, {
+    seconds: { type: "string" },
+    name: { type: "string" },
+  });
+  const seconds = Number(values.seconds ?? 60);
+  const minded = await openMinded(values.name ?? "bench-watchdog", { apps: 1 });
+  try {
+    await minded.start();
+    const intervalMs = minded.config.timing.pollIntervalMs;
+    const hosts = ["arb", ...minded.serversOf("dc1"), ...minded.serversOf("dc2"), "app1"];
+    const pids = new Map(hosts.map((host) => [host, minded.minder(host).pid]));
+    const before = new Map([...pids].map(([host, pid]) => [host, useOf(pid)]));
+    const check = await clustercheck(minded.lab, { seconds, intervalMs });
+    for (const [host, pid] of pids) {
+      const after = useOf(pid);
+      const share = (after.cpuMs - (before.get(host)?.cpuMs ?? 0)) / (seconds * 10);
+      console.log(
+        `${host.padEnd(13)} ${share.toFixed(2)} % of a core, ${after.rssMb.toFixed(0)} MB resident, ${after.pssMb.toFixed(0)} MB proportional`,
+      );
+    }
+    console.log(
+      `clustercheck  ${check.share.toFixed(2)} % of a core, every ${intervalMs} ms (bash and the mariadb client, ${check.calls} calls)`,
+    );
+  } finally {
+    await minded.down();
+  }
+  return 0;
+}
+
+/** Processor time since its start, and memory now. */
+function useOf(pid: number): Use {
+  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const kb = (file: string, key: string) =>
+    Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(readFileSync(file, "latin1"))?.[1] ?? 0);
+  return {
+    cpuMs: (Number(fields[11]) + Number(fields[12])) * MS_PER_TICK,
+    rssMb: kb(`/proc/${pid}/status`, "VmRSS") / KB_PER_MB,
+    pssMb: kb(`/proc/${pid}/smaps_rollup`, "Pss") / KB_PER_MB,
+  };
+}
+
+/** The script that balancers commonly call: one connection and one question each time. */
+async function clustercheck(
+  lab: Lab,
+  options: { readonly seconds: number; readonly intervalMs: number },
+): Promise<{ readonly share: number; readonly calls: number }> {
+  const { user, password } = lab.secrets.minder;
+  const question = `mariadb --no-defaults --user=${user} --socket=${lab.server(HOST).socket} -Nse`;
+  const script = `state=$(${question} "SHOW STATUS LIKE 'wsrep_local_state'" | tail -1 | awk '{print $2}')
+read_only=$(${question} "SHOW GLOBAL VARIABLES LIKE 'read_only'" | awk '{print $2}')
+[ "$state" = 4 ] && [ "$read_only" = OFF ] && printf 'HTTP/1.1 200 OK\\r\\n'`;
+  const startedAt = performance.now();
+  let cpuMs = 0;
+  let calls = 0;
+  while (performance.now() < startedAt + options.seconds * 1000) {
+    const child = Bun.spawn(["bash", "-c", script], {
+      stdout: "ignore",
+      stderr: "inherit",
+      env: { ...process.env, MYSQL_PWD: password },
+      timeout: 5_000,
+    });
+    await child.exited;
+    // Of bash and of what it waited for.
+    cpuMs += Number(child.resourceUsage()?.cpuTime.total ?? 0) / 1000;
+    calls++;
+    const nextAt = startedAt + calls * options.intervalMs;
+    await Bun.sleep(Math.max(0, nextAt - performance.now()));
+  }
+  return { share: cpuMs / (options.seconds * 10), calls };
+}
+
+if (import.meta.main) await runScript(main);
