@@ -182,18 +182,39 @@ export interface Mailroom<S, E, F> extends Core<MailroomState<S>, MailEvent<E>, 
   initial(core: S): MailroomState<S>;
 }
 
-/** A step in progress: the maps are this step's own copies. */
-interface Work<S, F> {
+/** What a step changes seldom and looks at often. */
+interface Maps {
+  correspondents: Map<PartyId, Correspondent>;
+  flights: Map<number, Flight>;
+  tickets: Map<number, Ticket>;
+  challenges: Map<string, Challenge>;
+  counters: Map<string, number>;
+}
+
+/** A step in progress: each map is the state's own until `own` has made it this step's copy. */
+interface Work<S, F> extends MailroomState<S> {
+  readonly before: MailroomState<S>;
   core: S;
-  readonly correspondents: Map<PartyId, Correspondent>;
-  readonly flights: Map<number, Flight>;
-  readonly tickets: Map<number, Ticket>;
-  readonly challenges: Map<string, Challenge>;
+  correspondents: ReadonlyMap<PartyId, Correspondent>;
+  flights: ReadonlyMap<number, Flight>;
+  tickets: ReadonlyMap<number, Ticket>;
+  challenges: ReadonlyMap<string, Challenge>;
   nextId: number;
-  readonly counters: Map<string, number>;
+  counters: ReadonlyMap<string, number>;
   configVersionHeard: number;
   readonly now: Millis;
   readonly effects: MailEffect<F>[];
+}
+
+/** A map of the step that may be changed: most steps change few, and copying all of them costs most. */
+function own<Key extends keyof Maps>(
+  work: Pick<Work<unknown, unknown>, Key | "before">,
+  key: Key,
+): Maps[Key] {
+  if (work[key] === work.before[key]) {
+    work[key] = new Map(work[key] as ReadonlyMap<never, never>) as Work<unknown, unknown>[Key];
+  }
+  return work[key] as unknown as Maps[Key];
 }
 
 /** Puts a role's core into its mailroom. A new config takes the old state over. */
@@ -227,18 +248,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     event: MailEvent<E>,
     now: Millis,
   ): Step<MailroomState<S>, MailEffect<F>> {
-    const work: Work<S, F> = {
-      core: state.core,
-      correspondents: new Map(state.correspondents),
-      flights: new Map(state.flights),
-      tickets: new Map(state.tickets),
-      challenges: new Map(state.challenges),
-      nextId: state.nextId,
-      counters: new Map(state.counters),
-      configVersionHeard: state.configVersionHeard,
-      now,
-      effects: [],
-    };
+    const work: Work<S, F> = { ...state, before: state, now, effects: [] };
     if (isDelivery(event)) receive(work, event);
     else if (isPosted(event)) postEnded(work, event);
     else {
@@ -246,7 +256,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       // After the core: what it has just restated needs no repeat.
       if (event.on === "wakeup") sortDue(work);
     }
-    const { effects, now: _, ...after } = work;
+    const { effects, now: _, before: _before, ...after } = work;
     return { state: after, effects };
   }
 
@@ -348,7 +358,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     };
     change(work, peer, { outbox: withEntry(correspondent.outbox, verb, next) });
     const postId = work.nextId++;
-    work.flights.set(postId, {
+    own(work, "flights").set(postId, {
       peer,
       message,
       body: outgoing.body,
@@ -373,7 +383,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       count(work, "post.unknown");
       return;
     }
-    work.flights.delete(event.postId);
+    own(work, "flights").delete(event.postId);
     const { result } = event;
     if (!("status" in result)) {
       failed(work, flight, "post.failed", result.error);
@@ -416,7 +426,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     else {
       for (const [id, other] of work.flights) {
         if (other.peer === peer && other.message.seq === sent.seq) {
-          work.flights.set(id, { ...other, answered: true });
+          own(work, "flights").set(id, { ...other, answered: true });
         }
       }
       settle(work, flight);
@@ -576,7 +586,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     } else if (challenge !== undefined && work.now - challenge.madeAt <= CHALLENGE_MAX_MS) {
       accept(work, message, httpTicket, (ticket) => {
         const { session: by, verb, seq } = message;
-        work.challenges.set(message.toSession, {
+        own(work, "challenges").set(message.toSession, {
           ...challenge,
           used: { session: by, verb, seq, ticket, reply: null },
         });
@@ -584,10 +594,10 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       return;
     }
     const fresh = `${session}-c${work.nextId++}`;
-    work.challenges.set(fresh, { madeAt: work.now, used: null });
+    own(work, "challenges").set(fresh, { madeAt: work.now, used: null });
     for (const [oldest, { used: by }] of work.challenges) {
       if (work.challenges.size <= CHALLENGES_MAX) break;
-      work.challenges.delete(oldest);
+      own(work, "challenges").delete(oldest);
       if (by !== null) dropTicketIfIdle(work, by.ticket);
     }
     respondHandshake(work, message, httpTicket, fresh);
@@ -608,7 +618,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     }
     const ticket = work.nextId++;
     const expiresAt = work.now + patienceMs;
-    work.tickets.set(ticket, { asked: message, waits: [{ httpTicket, expiresAt }] });
+    own(work, "tickets").set(ticket, { asked: message, waits: [{ httpTicket, expiresAt }] });
     work.configVersionHeard = Math.max(work.configVersionHeard, message.configVersion);
     note(ticket);
     const { sender: from, verb, parameters } = message;
@@ -631,7 +641,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       return;
     }
     const waits = [...ticket.waits, { httpTicket, expiresAt: work.now + patienceMs }];
-    work.tickets.set(heard.ticket, { ...ticket, waits });
+    own(work, "tickets").set(heard.ticket, { ...ticket, waits });
   }
 
   function reply(work: Work<S, F>, effect: Reply<Role>): void {
@@ -647,7 +657,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     for (const { httpTicket } of waits) {
       work.effects.push({ do: "respond", httpTicket, status: 200, message });
     }
-    work.tickets.delete(effect.ticket);
+    own(work, "tickets").delete(effect.ticket);
     remember(work, effect.ticket, asked, message);
   }
 
@@ -655,7 +665,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function remember(work: Work<S, F>, ticket: number, asked: Message, message: Message): void {
     const challenge = work.challenges.get(asked.toSession);
     if (challenge?.used?.ticket === ticket) {
-      work.challenges.set(asked.toSession, {
+      own(work, "challenges").set(asked.toSession, {
         ...challenge,
         used: { ...challenge.used, reply: message },
       });
@@ -710,7 +720,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function sortDue(work: Work<S, F>): void {
     for (const [postId, flight] of work.flights) {
       if (flight.giveUpAt > work.now) continue;
-      work.flights.delete(postId);
+      own(work, "flights").delete(postId);
       failed(work, flight, "post.lost", "The post never ended");
     }
     for (const [id, ticket] of work.tickets) {
@@ -722,18 +732,20 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
         work.effects.push({ do: "respond", httpTicket, status: 503, reason: "no_answer", error });
       }
       const waits = ticket.waits.filter((wait) => wait.expiresAt > work.now);
-      work.tickets.set(id, { ...ticket, waits });
+      own(work, "tickets").set(id, { ...ticket, waits });
       if (!isNewest(work, id, ticket.asked)) dropTicketIfIdle(work, id);
     }
     for (const [peer, { outbox }] of work.correspondents) {
       if (!config.urlById.has(peer)) {
         // A newer config has taken the peer out.
-        work.correspondents.delete(peer);
+        own(work, "correspondents").delete(peer);
         continue;
       }
-      const kept = new Map([...outbox].filter(([, outgoing]) => outgoing.expiresAt > work.now));
-      if (kept.size < outbox.size) {
-        count(work, "expired", outbox.size - kept.size);
+      const expired = [...outbox].filter(([, outgoing]) => outgoing.expiresAt <= work.now);
+      if (expired.length > 0) {
+        const kept = new Map(outbox);
+        for (const [verb] of expired) kept.delete(verb);
+        count(work, "expired", expired.length);
         change(work, peer, { outbox: kept });
       }
       pump(work, peer);
@@ -749,7 +761,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   }
 
   function dropTicketIfIdle(work: Work<S, F>, id: number): void {
-    if (work.tickets.get(id)?.waits.length === 0) work.tickets.delete(id);
+    if (work.tickets.get(id)?.waits.length === 0) own(work, "tickets").delete(id);
   }
 
   // --- Small things. ---
@@ -759,7 +771,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   }
 
   function change(work: Work<S, F>, peer: PartyId, changes: Partial<Correspondent>): void {
-    work.correspondents.set(peer, { ...correspondentOf(work, peer), ...changes });
+    own(work, "correspondents").set(peer, { ...correspondentOf(work, peer), ...changes });
   }
 
   function flightsTo(work: Work<S, F>, peer: PartyId): number {
@@ -814,8 +826,12 @@ function withEntry<Value>(
   return new Map(map).set(key, value);
 }
 
-function count(work: { readonly counters: Map<string, number> }, reason: string, by = 1): void {
-  work.counters.set(reason, (work.counters.get(reason) ?? 0) + by);
+function count(
+  work: Pick<Work<unknown, unknown>, "before" | "counters">,
+  reason: string,
+  by = 1,
+): void {
+  own(work, "counters").set(reason, (work.counters.get(reason) ?? 0) + by);
 }
 
 function isDelivery(event: { readonly on: string }): event is Delivery {

@@ -49,8 +49,38 @@ export function fingerprint(
   members: readonly Pick<Member, "uuid">[],
 ): string | null {
   if (stateUuid === null || members.length === 0) return null;
-  const uuids = members.map((member) => member.uuid).sort();
-  return `${stateUuid}/${primary ? "P" : "N"}/${uuids.join("+")}`;
+  let uuids = SORTED.get(members);
+  if (uuids === undefined) {
+    uuids = members
+      .map((member) => member.uuid)
+      .sort()
+      .join("+");
+    SORTED.set(members, uuids);
+  }
+  return `${stateUuid}/${primary ? "P" : "N"}/${uuids}`;
+}
+
+// What follows from one member list is asked for many times at every event. A list is never changed
+// once it is made, so each answer is kept for as long as its list lives.
+const SORTED = new WeakMap<readonly Pick<Member, "uuid">[], string>();
+const NAMES = new WeakMap<readonly Pick<Member, "name">[], ReadonlySet<string>>();
+const GROUPS = new WeakMap<
+  readonly Pick<Member, "name">[],
+  { readonly config: ClusterConfig; readonly bySegment: Map<string, Report["group"]> }
+>();
+const JOINT = new WeakMap<
+  ReadonlySet<string>,
+  { readonly config: ClusterConfig; readonly joint: boolean }
+>();
+
+/** Names of the members of a view. */
+export function namesIn(members: readonly Pick<Member, "name">[]): ReadonlySet<string> {
+  let names = NAMES.get(members);
+  if (names === undefined) {
+    names = new Set(members.map((member) => member.name));
+    NAMES.set(members, names);
+  }
+  return names;
 }
 
 /** Member UUIDs of a fingerprint, sorted. */
@@ -66,7 +96,24 @@ export function groupOf(
   members: readonly Pick<Member, "name">[],
 ): Report["group"] {
   if (members.length === 0) return "down";
-  const present = new Set(members.map((member) => member.name));
+  let kept = GROUPS.get(members);
+  if (kept === undefined || kept.config !== config) {
+    kept = { config, bySegment: new Map() };
+    GROUPS.set(members, kept);
+  }
+  let group = kept.bySegment.get(segment);
+  if (group === undefined) {
+    group = compareWithConfig(config, segment, namesIn(members));
+    kept.bySegment.set(segment, group);
+  }
+  return group;
+}
+
+function compareWithConfig(
+  config: ClusterConfig,
+  segment: string,
+  present: ReadonlySet<string>,
+): Report["group"] {
   const own = config.servers.filter((server) => server.segment === segment);
   const known = config.servers.filter((server) => present.has(server.name));
   if (known.length !== present.size) return "partial";
@@ -78,9 +125,13 @@ export function groupOf(
 
 /** A joint view holds at least half of every segment's configured servers. */
 export function isJoint(config: ClusterConfig, memberNames: ReadonlySet<string>): boolean {
-  return config.segments.every(
+  const kept = JOINT.get(memberNames);
+  if (kept?.config === config) return kept.joint;
+  const joint = config.segments.every(
     (segment) => countPresent(config, segment.name, memberNames) * 2 >= segment.servers.length,
   );
+  JOINT.set(memberNames, { config, joint });
+  return joint;
 }
 
 /** Does a view hold more than half of a segment's configured servers, those without a say left out. */

@@ -6,6 +6,7 @@ import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
 import type { BASES, Verdict } from "../message/arbitrator.ts";
 import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
+import { namesIn } from "../wsrep_status.ts";
 import type { CommonEffect, CommonEvent, Millis } from "./core.ts";
 
 export type Basis = (typeof BASES)[number];
@@ -165,5 +166,5 @@ export function activeServers(state: ArbitratorState, segment: string): readonly
 }
 
 export function namesOf(report: Report): ReadonlySet<string> {
-  return new Set(report.members.map((member) => member.name));
+  return namesIn(report.members);
 }

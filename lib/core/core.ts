@@ -8,6 +8,12 @@ import type { Body, BodyFrom, BodyTo } from "../message/mod.ts";
 /** Monotonic milliseconds of one process. Never compared with those of another host. */
 export type Millis = number;
 
+/** Does a change say anything that the state does not hold already. */
+export function isNews<State extends object>(state: State, change: Partial<State>): boolean {
+  for (const key in change) if (!Object.is(change[key], state[key])) return true;
+  return false;
+}
+
 /** What a step leaves behind: the next state, and what is to be done, in that order. */
 export interface Step<State, Effect> {
   readonly state: State;

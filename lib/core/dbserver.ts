@@ -13,7 +13,7 @@ import { isJoint } from "../wsrep_status.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
 import type { DbServerEffect, DbServerEvent, ServerDurable } from "./dbserver_io.ts";
 import { continueOrder, formed, hearOrder, orderWritten } from "./dbserver_orders.ts";
-import { buildReport, differs } from "./dbserver_report.ts";
+import { buildReport, differs, newsOf } from "./dbserver_report.ts";
 import {
   type DbServerState,
   FAILED_STARTS_MAX,
@@ -891,9 +891,9 @@ function look(turn: Turn): void {
 function tell(turn: Turn): void {
   answerWaiting(turn);
   const { state, now } = turn;
-  const next = buildReport(state, now, state.reportNumber + 1);
   const due = now >= state.reportAt;
-  if (!due && !differs(state.lastReport, next)) return;
+  if (!due && !differs(state.lastReport, newsOf(state, now))) return;
+  const next = buildReport(state, now, state.reportNumber + 1);
   number(turn, next);
   set(turn, { reportAt: now + state.config.timing.reportIntervalMs });
   const body = { verb: "db_status_report", parameters: next } as const;

@@ -2,45 +2,66 @@
 import type { Report } from "../message/dbserver.ts";
 import { groupOf } from "../wsrep_status.ts";
 import type { Millis } from "./core.ts";
-import { type DbServerState, FAILED_STARTS_MAX, rightOf, viewOf } from "./dbserver_state.ts";
+import {
+  type DbServerState,
+  FAILED_STARTS_MAX,
+  type Right,
+  rightOf,
+  viewOf,
+} from "./dbserver_state.ts";
 
-/** The report as it would be sent at `now`, numbered `number`. */
-export function buildReport(state: DbServerState, now: Millis, number: number): Report {
-  const { status, self, config, durable } = state;
+/** The part of a report that others decide by: what changes in it cannot wait for the next interval. */
+type News = Pick<Report, (typeof KEYS)[number]>;
+
+/** What a report at `now` would say of that. */
+export function newsOf(state: DbServerState, now: Millis): News {
+  return newsWith(state, rightOf(state, now));
+}
+
+function newsWith(state: DbServerState, right: Right): News {
+  const { status, self, config } = state;
   const running = runningOf(state);
-  const right = rightOf(state, now);
   const serving =
     status?.ready === true && status.primary && !state.closed && right.ok ? "on" : "off";
   return {
-    reportNumber: number,
-    url: state.url,
     running,
     serving: running === "unknown" ? "unknown" : serving,
     primary: status === null ? (running === "down" ? "no" : "unknown") : yesNo(status.primary),
     group: running === "down" ? "down" : groupOf(config, self.segment, status?.members ?? []),
     fingerprint: viewOf(status),
-    members: [...(status?.members ?? [])],
-    stateUuid: status?.stateUuid ?? null,
-    lastCommitted: status?.lastCommitted ?? -1,
     localState: status?.localState ?? (running === "down" ? "down" : "no answer"),
-    evsState: status?.evsState ?? null,
     weight: status?.weight ?? null,
-    flowControl: state.flowControl,
     fenced: running === "down" || state.closed,
     draining: state.draining,
     leaving: state.leaving,
     position: running === "down" ? state.position : null,
+    epochServed: state.durable.epochServed,
+    primarySegment: state.primarySegment,
+    probe: state.probe,
+    diverged: state.diverged,
+  };
+}
+
+/** The report as it would be sent at `now`, numbered `number`. */
+export function buildReport(state: DbServerState, now: Millis, number: number): Report {
+  const { status, durable } = state;
+  const right = rightOf(state, now);
+  return {
+    ...newsWith(state, right),
+    reportNumber: number,
+    url: state.url,
+    members: status?.members ?? [],
+    stateUuid: status?.stateUuid ?? null,
+    lastCommitted: status?.lastCommitted ?? -1,
+    evsState: status?.evsState ?? null,
+    flowControl: state.flowControl,
     safeToBootstrap: state.safeToBootstrap,
     storeId: durable.storeId,
     epochSeen: durable.epochSeen,
-    epochServed: durable.epochServed,
     lastPrimary: state.lastPrimary,
-    primarySegment: state.primarySegment,
-    probe: state.probe,
     gcommUuid: state.gcommUuid,
     writers: writersOf(state, now),
     guard: false,
-    diverged: state.diverged,
     pollAgeMs: status === null ? 0 : Math.max(0, Math.min(86_400_000, now - state.polledAt)),
     versions: {
       server: status?.serverVersion ?? "",
@@ -85,7 +106,7 @@ function becauseOf(state: DbServerState, right: string): string {
 }
 
 /** Has anything changed that others decide by, so that the report cannot wait for its interval. */
-export function differs(a: Report | null, b: Report): boolean {
+export function differs(a: News | null, b: News): boolean {
   if (a === null) return true;
   return KEYS.some((key) => a[key] !== b[key]);
 }

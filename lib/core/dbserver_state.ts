@@ -7,8 +7,8 @@
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
 import type { MakePrimary, StartOrder } from "../message/arbitrator.ts";
 import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
-import { type PartyId, partyType } from "../message/envelope.ts";
-import { fingerprint, holdsMajority, isJoint, type WsrepStatus } from "../wsrep_status.ts";
+import type { PartyId } from "../message/envelope.ts";
+import { fingerprint, holdsMajority, isJoint, namesIn, type WsrepStatus } from "../wsrep_status.ts";
 import { EPOCHS_MAX } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 import type { ProcessFact, ServerDurable } from "./dbserver_io.ts";
@@ -177,8 +177,10 @@ export function viewOf(status: WsrepStatus | null): string | null {
   return status === null ? null : fingerprint(status.stateUuid, status.primary, status.members);
 }
 
+const NOBODY: WsrepStatus["members"] = [];
+
 export function memberNames(status: WsrepStatus | null): ReadonlySet<string> {
-  return new Set(status?.members.map((member) => member.name) ?? []);
+  return namesIn(status?.members ?? NOBODY);
 }
 
 /** Has this server the right to serve at `now`: in a joint view by lease or vouches, alone by grant. */
@@ -249,7 +251,10 @@ export function holdsNewestGrant(state: DbServerState): boolean {
 }
 
 function leaseOf(state: DbServerState): Promised | null {
-  for (const [id, promised] of state.promises) if (partyType(id) === "arbitrator") return promised;
+  for (const { id } of state.config.arbitrators) {
+    const promised = state.promises.get(id);
+    if (promised !== undefined) return promised;
+  }
   return null;
 }
 

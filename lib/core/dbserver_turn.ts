@@ -1,6 +1,6 @@
 /** One step of the watchdog under way: the state as it becomes, and the effects so far. */
 import type { Ack } from "../message/dbserver.ts";
-import type { Millis } from "./core.ts";
+import { isNews, type Millis } from "./core.ts";
 import type { DbServerEffect, ServerDurable } from "./dbserver_io.ts";
 import type { DbServerState } from "./dbserver_state.ts";
 
@@ -11,7 +11,8 @@ export interface Turn {
 }
 
 export function set(turn: Turn, change: Partial<DbServerState>): void {
-  turn.state = { ...turn.state, ...change };
+  // Most of what is said again is so already: only news costs a copy.
+  if (isNews(turn.state, change)) turn.state = { ...turn.state, ...change };
 }
 
 /** Changes what must not be forgotten. Whoever depends on it waits until `written` is `durable`. */

@@ -39,7 +39,7 @@ export const ReportSchema = v.strictObject({
   group: v.picklist(GROUPS),
   /** Identity of the present view; null where mariadbd is in none. */
   fingerprint: v.nullable(FingerprintSchema),
-  members: v.pipe(v.array(MemberSchema), v.maxLength(128)),
+  members: v.pipe(v.array(MemberSchema), v.maxLength(128), v.readonly()),
   stateUuid: v.nullable(UuidSchema),
   lastCommitted: SeqnoSchema,
   /** `wsrep_local_state_comment`. */
