@@ -7,7 +7,6 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseArguments, runScript } from "../lib/cli.ts";
-import { MinderError } from "../lib/errors.ts";
 
 const USAGE = `
 Usage: test.ts [--fresh] [PATH...]
@@ -111,15 +110,14 @@ async function runClusterTests(fresh: boolean): Promise<Count> {
 /** Everything that the outcome could depend on: all files of the tree, and the programs' versions. */
 function treeHash(): string {
   const hash = createHash("sha256");
-  const listed = Bun.spawnSync(["git", "ls-files", "-z", "-c", "-o", "--exclude-standard"], {
-    cwd: ROOT,
-  });
-  if (!listed.success)
-    throw new MinderError("Cannot list the tree's files with git", { where: ROOT });
-  for (const file of listed.stdout.toString().split("\0").filter(Boolean).sort()) {
-    const path = join(ROOT, file);
-    hash.update(file).update("\0");
-    if (existsSync(path)) hash.update(readFileSync(path));
+  const files = [...new Bun.Glob("**").scanSync({ cwd: ROOT, dot: true })].filter(
+    (file) => !/^(\.git|node_modules)\//.test(file),
+  );
+  for (const file of files.sort()) {
+    hash
+      .update(file)
+      .update("\0")
+      .update(readFileSync(join(ROOT, file)));
   }
   for (const program of [
     ["mariadbd", "--version"],
