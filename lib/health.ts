@@ -177,11 +177,17 @@ function serveHttp(options: HealthListen, port: number): Bun.Server<undefined> {
       port,
       idleTimeout: 5,
       maxRequestBodySize: 1024,
-      fetch: (request) => app.fetch(request),
+      fetch: (request) => app.fetch(withHost(request)),
     });
   } catch (cause) {
     throw portError("health endpoints", options.host, port, cause);
   }
+}
+
+/** HTTP/1.0, which HAProxy's checks speak, names no host: such a request's URL is a bare path. */
+function withHost(request: Request): Request {
+  if (!request.url.startsWith("/")) return request;
+  return new Request(`http://localhost${request.url}`, { method: request.method });
 }
 
 function portError(what: string, host: string, port: number, cause: unknown): MinderError {

@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
+import { connect } from "node:net";
 import type { Heard } from "../lib/core/dbclient_policy.ts";
 import {
   agentLine,
@@ -270,3 +271,40 @@ test("a port that is taken is an error that says what to set", async () => {
   expect([none.httpPort, none.agentPort]).toEqual([null, null]);
   await none.stop();
 });
+
+test("a request without a host, as HTTP/1.0 has it, finds every path", async () => {
+  const server = await startHealth({
+    ...new Watchdog("a1").options,
+    host: "127.0.0.1",
+    httpPort: 0,
+    agentPort: null,
+  });
+  try {
+    for (const [path, status] of [
+      ["/", 200],
+      ["/primary", 200],
+      ["/replica", 503],
+      ["/nowhere", 404],
+    ] as const) {
+      for (const method of ["GET", "HEAD", "OPTIONS"]) {
+        const reply = await rawRequest(server.httpPort ?? 0, `${method} ${path} HTTP/1.0`);
+        expect(`${method} ${path} ${reply}`).toContain(`${method} ${path} HTTP/1.1 ${status}`);
+      }
+    }
+  } finally {
+    await server.stop();
+  }
+});
+
+/** Sends a request line and nothing else, and answers with the status line. */
+function rawRequest(port: number, line: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, "127.0.0.1", () => socket.write(`${line}\r\n\r\n`));
+    socket.setTimeout(2000, () => socket.destroy(new Error(`no answer to ${line}`)));
+    socket.on("error", reject);
+    socket.once("data", (data) => {
+      socket.destroy();
+      resolve(data.toString().split("\r\n")[0] ?? "");
+    });
+  });
+}
