@@ -176,6 +176,11 @@ sim-run n *args:
 bench-watchdog *args: setup
     @{{ quote(bun) }} scripts/bench_watchdog.ts {{ args }}
 
+# Break the deciding rules one at a time and demand that the simulator notices each
+[group('prove it')]
+mutants *args:
+    @{{ quote(bun) }} scripts/mutants.ts {{ args }}
+
 # Time the notify handler against bash and curl
 [group('prove it')]
 bench-notify *args: setup

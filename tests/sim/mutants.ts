@@ -1,0 +1,626 @@
+/**
+ * Deliberate breakages of the rules, one at a time: each is a small change of the source, and the
+ * simulator has to notice it. A breakage that nobody notices means that the simulator is blind, or
+ * that the rule is not needed.
+ *
+ * A change names the exact words that it replaces; where the source no longer says so exactly once
+ * (or `everywhere`), that is an error: a list that has fallen behind proves nothing.
+ */
+import type { FaultKind } from "./swarm.ts";
+
+export interface Edit {
+  /** From the project's root. */
+  readonly file: string;
+  readonly from: string;
+  readonly to: string;
+  /** All occurrences, of which there must be one at least. @default false */
+  readonly everywhere?: boolean;
+}
+
+export interface Mutant {
+  readonly id: string;
+  /** What the broken rule does wrong. */
+  readonly breaks: string;
+  readonly edits: readonly Edit[];
+  /** Faults that lead there soonest. @default all */
+  readonly kinds?: readonly FaultKind[];
+  /** Segments with more than half of the weight, too. @default false */
+  readonly heavy?: boolean;
+}
+
+const RULES = "lib/core/arbitrator_rules.ts";
+const ARBITRATOR = "lib/core/arbitrator.ts";
+const OUTAGE = "lib/core/arbitrator_outage.ts";
+const SERVER = "lib/core/dbserver.ts";
+const STATE = "lib/core/dbserver_state.ts";
+const ORDERS = "lib/core/dbserver_orders.ts";
+const MAIL = "lib/correspondent.ts";
+
+export const MUTANTS: readonly Mutant[] = [
+  {
+    id: "outwait.none",
+    breaks: "Promises are taken for expired at once",
+    edits: [
+      {
+        file: RULES,
+        from: "if (left > 0) return `",
+        to: "if (left > 1e12) return `",
+      },
+    ],
+  },
+  {
+    id: "outside.ignored",
+    breaks: "Servers outside the component are not looked at",
+    edits: [{ file: RULES, from: "facts.notExcluded.length > 0 ?", to: "false ?" }],
+  },
+  {
+    id: "silence.is.down",
+    breaks: "A server that has not been heard for a while counts as down",
+    edits: [
+      {
+        file: RULES,
+        from: "  const { report } = heard;\n  const ago",
+        to: "  if (now - heard.at > youngMs(state)) return null;\n  const { report } = heard;\n  const ago",
+      },
+    ],
+  },
+  {
+    id: "heavy.outwaited",
+    breaks: "An outwait is evidence against a heavy segment that no guard watches",
+    heavy: true,
+    edits: [
+      {
+        file: RULES,
+        from: "if (isHeavy(state, server.segment) && ",
+        to: "if (false as boolean && ",
+      },
+    ],
+  },
+  {
+    id: "arithmetic.weights",
+    breaks: "The arithmetic ignores the weights outside",
+    heavy: true,
+    edits: [
+      { file: RULES, from: "return weightOutside <= weightInside", to: "return weightInside >= 0" },
+    ],
+  },
+  {
+    id: "arithmetic.straight",
+    breaks:
+      "The arithmetic is applied to components that did not come straight from the noted view",
+    edits: [
+      {
+        file: RULES,
+        from: "if (report.lastPrimary?.fingerprint !== noted.fingerprint) {\n      return `",
+        to: "if (false as boolean) {\n      return `",
+      },
+      { file: ORDERS, from: 'order.basis === "arithmetic" &&\n', to: "false &&\n" },
+    ],
+  },
+  {
+    id: "majority.dropped",
+    breaks: "Any part of a segment may be promoted",
+    edits: [
+      { file: RULES, from: "facts.inCandidate * 2 > facts.counted", to: "facts.inCandidate > 0" },
+    ],
+  },
+  {
+    id: "synced.dropped",
+    breaks:
+      "A server that was still receiving, or has restarted, counts as one that has all commits",
+    edits: [{ file: RULES, from: "facts.unsynced.length === 0 ||", to: "true ||" }],
+  },
+  {
+    id: "lineage.dropped",
+    breaks: "A component without any server of the newest Primary view may be promoted",
+    edits: [{ file: RULES, from: "facts.knowsNotedView ||", to: "true ||" }],
+  },
+  {
+    id: "epoch.free.dropped",
+    breaks: "A segment may be promoted while another one holds an open epoch",
+    edits: [
+      {
+        file: RULES,
+        from: "(facts.person?.allowDataLoss === true ? null : facts.openElsewhere)",
+        to: "(facts.openElsewhere === null ? null : null)",
+      },
+    ],
+  },
+  {
+    id: "rank.dropped",
+    breaks: "Of two candidates the one that asks first is promoted, not the one with more commits",
+    edits: [
+      { file: RULES, from: "against: (facts) => facts.better,", to: "against: (_facts) => null," },
+    ],
+  },
+  {
+    id: "restart.unwaited",
+    breaks: "An arbitrator that has restarted grants at once",
+    edits: [{ file: RULES, from: "facts.restartWaitMs > 0", to: "(false as boolean)" }],
+  },
+  {
+    id: "store.trusted.anyway",
+    breaks: "A store that was lost, damaged or put back to an older copy is believed",
+    kinds: ["spoil_store", "cut_sites", "isolate_site", "power_site", "crash_arbitrator"],
+    edits: [
+      {
+        file: RULES,
+        from: "against: (facts) => facts.observing,",
+        to: "against: (_facts) => null,",
+      },
+      {
+        file: ARBITRATOR,
+        from: "if (state.observing !== null) return `no promise: ",
+        to: "if (state.observing === '') return `no promise: ",
+      },
+    ],
+  },
+  {
+    id: "joint.any",
+    breaks: "A view with one server of every segment counts as joint",
+    edits: [
+      {
+        file: "lib/wsrep_status.ts",
+        from: "countPresent(config, segment.name, memberNames) * 2 >= segment.servers.length",
+        to: "countPresent(config, segment.name, memberNames) > 0",
+      },
+    ],
+  },
+  {
+    id: "written.unawaited",
+    breaks: "Orders and answers leave before what they rest on is on disk",
+    edits: [
+      {
+        file: "lib/core/arbitrator_turn.ts",
+        from: "if (state.revision === state.writtenRevision) turn",
+        to: "if (state.revision >= 0) turn",
+      },
+    ],
+  },
+  {
+    id: "epoch.repeated",
+    breaks: "A grant does not raise the epoch",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: "const epoch = state.durable.epoch + 1;",
+        to: "const epoch = Math.max(1, state.durable.epoch);",
+        everywhere: true,
+      },
+    ],
+  },
+  {
+    id: "promise.hanging",
+    breaks: "The arbitrator renews leases of a view whose commits hang",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: 'young?.fingerprint === report.fingerprint && young.probe !== "hanging"',
+        to: "young?.fingerprint === report.fingerprint",
+      },
+    ],
+  },
+  {
+    id: "promise.elsewhere",
+    breaks: "Leases are given to one segment while another one holds an open epoch",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: "if (grant !== null) return `no promise: ",
+        to: "if (grant !== null && grant.epoch < 0) return `no promise: ",
+      },
+    ],
+  },
+  {
+    id: "close.early",
+    breaks: "An epoch closes with the first report of a joint view",
+    edits: [{ file: ARBITRATOR, from: "if (!isJoint(state.config, agreed)) return;", to: "" }],
+  },
+  {
+    id: "close.unsynced",
+    breaks: "An epoch closes while the others are still receiving",
+    edits: [{ file: ARBITRATOR, from: 'young.localState === "Synced" &&', to: "" }],
+  },
+  {
+    id: "note.older",
+    breaks: "An older view that is told late replaces the noted one",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: "if (durable.noted !== null && sameState && report.lastCommitted <= durable.noted.seqno) return;",
+        to: "",
+      },
+    ],
+  },
+  {
+    id: "note.never",
+    breaks: "Newer Primary views are not written down",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: "  // While a segment holds an epoch, a lesser view of another one is not the cluster's.",
+        to: "  if (durable.noted !== null) return;",
+      },
+    ],
+  },
+  {
+    id: "failed.is.void",
+    breaks: "An order that may have been obeyed is taken for void",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: 'case "failed":\n',
+        to: 'case "failed":\n      note(turn, { grant: null });\n',
+      },
+    ],
+  },
+  {
+    id: "refused.is.obeyed",
+    breaks: "An order that was refused is taken for obeyed",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: 'case "refused":\n',
+        to: 'case "refused":\n      complete(turn, grant);\n      return;\n',
+      },
+    ],
+  },
+  {
+    id: "arbitrator.sleeps",
+    breaks: "An arbitrator that was suspended believes what it heard before",
+    kinds: ["suspend_arbitrator", "cut_sites", "cut_galera", "isolate_site", "suspend_host"],
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: "set(turn, { heard: new Map(), armedAt: now + state.config.outwaitMs });",
+        to: "",
+      },
+    ],
+  },
+  {
+    id: "lease.from.arrival",
+    breaks: "A promise counts from when it arrives, however late that is",
+    heavy: true,
+    kinds: ["slow", "isolate_site", "cut_sites", "cut_galera", "repeat"],
+    edits: [
+      {
+        file: SERVER,
+        from: "const until = sentAt + promise.ms;",
+        to: "const until = turn.now + promise.ms;",
+      },
+    ],
+  },
+  {
+    id: "lease.endless",
+    breaks: "A lease and a vouch never end",
+    heavy: true,
+    edits: [
+      {
+        file: STATE,
+        from: "if (lease !== null && now < lease.until) {",
+        to: "if (lease !== null) {",
+      },
+      { file: STATE, from: "if (now < vouched) {", to: "if (vouched > 0) {" },
+    ],
+  },
+  {
+    id: "vouch.one",
+    breaks: "One vouch suffices where half of the other segment has to vouch",
+    edits: [{ file: STATE, from: "ends[needed - 1]", to: "ends[0]" }],
+  },
+  {
+    id: "vouch.solo",
+    breaks: "A server vouches in a view that is not joint",
+    edits: [
+      {
+        file: STATE,
+        from: " || !isJoint(state.config, memberNames(status))) return false;",
+        to: ") return false;",
+      },
+    ],
+  },
+  {
+    id: "vouch.hanging",
+    breaks: "A server vouches while its own commits hang",
+    edits: [
+      {
+        file: STATE,
+        from: '(state.probe === "flowing" || state.probe === "held") && state.order === null',
+        to: "state.order === null",
+      },
+    ],
+  },
+  {
+    id: "vouch.forgotten",
+    breaks: "A server that has vouched lets itself be promoted at once",
+    edits: [
+      { file: ORDERS, from: "|| now >= state.vouchedUntil", to: "|| state.vouchedUntil > 0" },
+    ],
+  },
+  {
+    id: "solo.ungranted",
+    breaks: "A server alone with its segment serves without a grant",
+    heavy: true,
+    edits: [
+      { file: STATE, from: "if (!holdsNewestGrant(state)) {", to: "if (false as boolean) {" },
+    ],
+  },
+  {
+    id: "grant.old",
+    breaks: "A grant counts though a newer epoch has been heard of",
+    edits: [
+      {
+        file: STATE,
+        from: "state.grantEpoch !== null && state.grantEpoch >= state.durable.epochSeen",
+        to: "state.grantEpoch !== null",
+      },
+    ],
+  },
+  {
+    id: "ist.live",
+    breaks: "A live server beyond a fork point comes back by incremental transfer",
+    edits: [
+      {
+        file: STATE,
+        from: 'if (state.diverged) return "diverged";',
+        to: 'if (!state.diverged) return "yes";',
+      },
+    ],
+  },
+  {
+    id: "ist.restarted",
+    breaks: "A stopped server beyond a fork point comes back by incremental transfer",
+    edits: [
+      {
+        file: OUTAGE,
+        from: 'return report.diverged || beyondFork(state, report) ? "reseed" : "join";',
+        to: 'return beyondFork(state, report) ? "join" : "join";',
+      },
+      {
+        file: STATE,
+        from: 'if (state.diverged) return "diverged";',
+        to: 'if (state.durable.leftPrimary === null || !state.diverged) return "yes";',
+      },
+    ],
+  },
+  {
+    id: "left.unkept",
+    breaks: "Where a server stood when it left Primary is not kept",
+    edits: [{ file: SERVER, from: "keep(turn, { leftPrimary: position });", to: "void position;" }],
+  },
+  {
+    id: "fence.never",
+    breaks: "A server whose right has ended stays open",
+    heavy: true,
+    edits: [
+      {
+        file: SERVER,
+        from: "function closeDoor(turn: Turn, because: string): void {\n",
+        to: "function closeDoor(turn: Turn, because: string): void {\n  if (because !== '') return;\n",
+      },
+    ],
+  },
+  {
+    id: "unfence.at.start",
+    breaks: "The door opens as soon as mariadbd answers",
+    edits: [
+      {
+        file: SERVER,
+        from: "  const before = state.status;\n  const view = viewOf(status);",
+        to: '  const before = state.status;\n  if (before === null) turn.effects.push({ do: "unfence", because: "start" });\n  const view = viewOf(status);',
+      },
+    ],
+  },
+  {
+    id: "open.without.right",
+    breaks: "A server that is Primary opens without a lease, a vouch or a grant",
+    heavy: true,
+    edits: [
+      {
+        file: SERVER,
+        from: "const mayOpen = right.ok && ",
+        to: "const mayOpen = turn.state.status?.primary === true && ",
+      },
+    ],
+  },
+  {
+    id: "open.unwritten",
+    breaks: "The door opens before what it is opened under is on disk",
+    kinds: [
+      "power_site",
+      "power_server",
+      "power_all",
+      "disk_slow",
+      "disk_full",
+      "crash_watchdog",
+      "isolate_site",
+      "cut_sites",
+    ],
+    edits: [
+      {
+        file: SERVER,
+        from: "  // What it serves under is on disk before the first client is let in.\n  if (turn.state.written !== turn.state.durable) return;\n",
+        to: "",
+      },
+    ],
+  },
+  {
+    id: "fence.unenforced",
+    breaks: "A fence that does not hold is not followed by SIGKILL",
+    heavy: true,
+    kinds: ["hang_mariadbd", "isolate_site", "cut_sites", "suspend_host"],
+    edits: [{ file: SERVER, from: "if (now >= wantedAt + fenceMs) {", to: "if (wantedAt < 0) {" }],
+  },
+  {
+    id: "alone.lives",
+    breaks: "A fenced server that is Primary alone without a grant is not killed",
+    heavy: true,
+    edits: [
+      {
+        file: SERVER,
+        from: "if (now >= turn.state.killAt) kill(",
+        to: "if (turn.state.killAt < 0) kill(",
+      },
+    ],
+  },
+  {
+    id: "sleeper.believes",
+    breaks: "A watchdog that was suspended relies on promises from before",
+    heavy: true,
+    kinds: ["suspend_site", "suspend_host", "isolate_site", "cut_sites"],
+    edits: [{ file: SERVER, from: "        promises: new Map(),\n        sent: [],\n", to: "" }],
+  },
+  {
+    id: "peers.any.epoch",
+    breaks:
+      "A stopped server joins peers that serve under another epoch, without the arbitrator's verdict",
+    kinds: [
+      "isolate_arbitrator",
+      "power_arbitrator",
+      "crash_arbitrator",
+      "power_server",
+      "kill_mariadbd",
+      "cut_sites",
+      "isolate_site",
+    ],
+    edits: [
+      { file: SERVER, from: "      report.epochServed === durable.epochServed &&\n", to: "" },
+    ],
+  },
+  {
+    id: "order.old.report",
+    breaks: "An order that rests on an old report is obeyed",
+    kinds: [
+      "slow",
+      "repeat",
+      "disk_slow",
+      "pause_watchdog",
+      "suspend_host",
+      "cut_sites",
+      "isolate_site",
+    ],
+    edits: [
+      {
+        file: ORDERS,
+        from: "return ageMs <= state.config.timing.orderMaxAgeMs",
+        to: "return ageMs >= 0",
+      },
+    ],
+  },
+  {
+    id: "order.twice",
+    breaks: "An order of an epoch that was obeyed or overtaken is obeyed again",
+    kinds: [
+      "slow",
+      "repeat",
+      "loss",
+      "cut_sites",
+      "isolate_site",
+      "flap",
+      "order",
+      "crash_watchdog",
+    ],
+    edits: [
+      {
+        file: ORDERS,
+        from: "order.epoch > state.durable.epochObeyed && order.epoch >= state.durable.epochSeen",
+        to: "order.epoch > 0",
+      },
+    ],
+  },
+  {
+    id: "order.any.view",
+    breaks: "An order for another view is obeyed, and pc.bootstrap given without looking",
+    kinds: ["flap", "cut_sites", "isolate_server", "isolate_site", "random_cut", "slow"],
+    edits: [
+      {
+        file: ORDERS,
+        from: '"expectedFingerprint" in order && view !== order.expectedFingerprint',
+        to: '"expectedFingerprint" in order && view === null',
+      },
+      {
+        file: "tests/sim/world.ts",
+        from: "if (status.primary || view !== effect.expectedFingerprint) {",
+        to: "if (status.primary) {",
+      },
+    ],
+  },
+  {
+    id: "order.unwritten",
+    breaks: "An order is obeyed before its epoch is on disk",
+    kinds: [
+      "power_site",
+      "power_server",
+      "power_all",
+      "disk_slow",
+      "disk_full",
+      "crash_watchdog",
+      "isolate_site",
+      "cut_sites",
+    ],
+    edits: [
+      {
+        file: SERVER,
+        from: "if (turn.state.written === turn.state.durable) orderWritten(turn);",
+        to: "orderWritten(turn);",
+      },
+    ],
+  },
+  {
+    id: "given.up.is.refused",
+    breaks: "A server says that it has refused an order whose pc.bootstrap it has given",
+    kinds: ["cut_sites", "isolate_site", "flap", "slow", "crash_watchdog", "isolate_server"],
+    edits: [
+      {
+        file: ORDERS,
+        from: 'order.given ? "failed" : "refused"',
+        to: 'order.given ? "refused" : "refused"',
+      },
+      { file: ORDERS, from: "if (!order.given) keep(", to: "keep(" },
+    ],
+  },
+  {
+    id: "session.stale",
+    breaks: "A message of somebody who does not know this session is accepted",
+    kinds: ["slow", "repeat", "crash_watchdog", "crash_arbitrator", "cut_sites", "isolate_site"],
+    edits: [
+      {
+        file: MAIL,
+        from: "if (message.toSession !== correspondent.ownSession) {",
+        to: "if (message.toSession === null) {",
+      },
+    ],
+  },
+  {
+    id: "seq.older",
+    breaks: "A message that was overtaken by a newer one is accepted",
+    kinds: ["slow", "repeat", "cut_sites", "isolate_site", "flap"],
+    edits: [
+      { file: MAIL, from: "if (last !== undefined && seq < last.seq) {", to: "if (seq < 0) {" },
+    ],
+  },
+  {
+    id: "outage.by.seqno",
+    breaks: "After a full outage the highest seqno begins, whatever fork it is of",
+    kinds: ["power_all", "isolate_site", "cut_sites", "power_site"],
+    edits: [{ file: OUTAGE, from: "b.report.epochServed - a.report.epochServed ||", to: "" }],
+  },
+  {
+    id: "outage.silent.ignored",
+    breaks: "After a full outage one begins before all have said where they stand",
+    kinds: ["power_all", "power_server", "power_site", "isolate_server", "crash_watchdog"],
+    edits: [{ file: OUTAGE, from: "if (silent.length > 0) {", to: "if (silent.length > 99) {" }],
+  },
+  {
+    id: "outage.primary.ignored",
+    breaks: "A bootstrap is ordered though somebody may be Primary",
+    kinds: ["power_all", "power_server", "power_site", "kill_mariadbd", "cut_sites"],
+    edits: [
+      {
+        file: OUTAGE,
+        from: 'if (down === 0 || down + idle < young.length) return { is: "none" };',
+        to: 'if (down === 0 || idle < 0) return { is: "none" };',
+      },
+    ],
+  },
+];

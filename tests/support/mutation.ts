@@ -1,0 +1,167 @@
+/**
+ * Breaks the sources one rule at a time, in copies of them, and looks whether the simulator notices:
+ * by histories from seeds first, then by the told scenarios. Two copies are at work at once.
+ */
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Edit, MUTANTS, type Mutant } from "../sim/mutants.ts";
+import type { Finding, WorkOptions } from "./mutant_worker.ts";
+
+const ROOT = join(import.meta.dir, "..", "..");
+/** Told stories that are a second net under the seeds. */
+const SCENARIOS = ["tests/sim/scenarios_test.ts", "tests/sim/faults_test.ts"];
+/** For starting up, one history that is long, and the bound of a scenario run. */
+const SLACK_SECONDS = 60;
+const SCENARIO_SECONDS = 240;
+
+export interface MutationOptions {
+  readonly workers: number;
+  /** Histories per mutant, at most. */
+  readonly seeds: number;
+  /** Wall time of the histories of one mutant, at most. */
+  readonly seconds: number;
+  /** Only mutants whose id contains one of these. @default all */
+  readonly only?: readonly string[];
+}
+
+export interface Verdict {
+  readonly mutant: Mutant;
+  /** The invariant or the scenario that noticed it; null: it survived. */
+  readonly by: string | null;
+  /** Histories needed, or run in vain. */
+  readonly seeds: number;
+  readonly seconds: number;
+  readonly because: string;
+}
+
+/** Applies an edit. @throws Error if the source does not say that exactly once */
+export function applyEdit(source: string, edit: Edit): string {
+  const count = source.split(edit.from).length - 1;
+  if (count === 0 || (count > 1 && edit.everywhere !== true))
+    throw new Error(
+      `${edit.file} says ${count} times what a mutant replaces: ${JSON.stringify(edit.from)}`,
+    );
+  return source.split(edit.from).join(edit.to);
+}
+
+/** Every mutant whose words the sources no longer say, in words. */
+export function staleMutants(): readonly string[] {
+  return MUTANTS.flatMap((mutant) =>
+    mutant.edits.flatMap((edit) => {
+      try {
+        applyEdit(readFileSync(join(ROOT, edit.file), "utf8"), edit);
+        return [];
+      } catch (error) {
+        return [`${mutant.id}: ${error instanceof Error ? error.message : String(error)}`];
+      }
+    }),
+  );
+}
+
+/** Looks for all of them; tells of each as it is settled. */
+export async function mutate(
+  options: MutationOptions,
+  tell: (verdict: Verdict) => void,
+): Promise<readonly Verdict[]> {
+  const { only } = options;
+  const queue = MUTANTS.filter(
+    ({ id }) => only === undefined || only.some((part) => id.includes(part)),
+  );
+  const verdicts: Verdict[] = [];
+  const work = async () => {
+    for (let mutant = queue.shift(); mutant !== undefined; mutant = queue.shift()) {
+      const verdict = await settle(mutant, options);
+      verdicts.push(verdict);
+      tell(verdict);
+    }
+  };
+  await Promise.all(Array.from({ length: options.workers }, work));
+  return verdicts;
+}
+
+async function settle(mutant: Mutant, options: MutationOptions): Promise<Verdict> {
+  const copy = copySources();
+  try {
+    for (const edit of mutant.edits) {
+      const file = join(copy, edit.file);
+      writeFileSync(file, applyEdit(readFileSync(file, "utf8"), edit));
+    }
+    const found = await bySeeds(copy, mutant, options);
+    if (found.by !== null) return { mutant, ...found };
+    const scenario = await byScenarios(copy);
+    return { mutant, ...found, by: scenario };
+  } finally {
+    rmSync(copy, { recursive: true, force: true });
+  }
+}
+
+function copySources(): string {
+  const copy = mkdtempSync(join(tmpdir(), "gm-mutant-"));
+  mkdirSync(join(copy, "tests"));
+  cpSync(join(ROOT, "lib"), join(copy, "lib"), { recursive: true });
+  cpSync(join(ROOT, "tests/sim"), join(copy, "tests/sim"), { recursive: true });
+  for (const file of ["package.json", "tsconfig.json"]) cpSync(join(ROOT, file), join(copy, file));
+  symlinkSync(join(ROOT, "node_modules"), join(copy, "node_modules"));
+  return copy;
+}
+
+async function bySeeds(copy: string, mutant: Mutant, options: MutationOptions): Promise<Finding> {
+  const work: WorkOptions = {
+    first: 1,
+    seeds: options.seeds,
+    seconds: options.seconds,
+    ...(mutant.kinds === undefined ? {} : { kinds: mutant.kinds }),
+    ...(mutant.heavy === undefined ? {} : { heavy: mutant.heavy }),
+  };
+  const worker = join(ROOT, "tests/support/mutant_worker.ts");
+  const done = await spawn([worker, copy, JSON.stringify(work)], {
+    cwd: ROOT,
+    seconds: options.seconds + SLACK_SECONDS,
+  });
+  const line = done.stdout.trim().split("\n").at(-1) ?? "";
+  if (done.code !== 0 || !line.startsWith("{"))
+    throw new Error(`The worker of ${mutant.id} failed: ${done.stderr.slice(-800)}`);
+  return JSON.parse(line) as Finding;
+}
+
+/** The first scenario that fails on the copy. */
+async function byScenarios(copy: string): Promise<string | null> {
+  const done = await spawn(["test", ...SCENARIOS.map((file) => `./${file}`)], {
+    cwd: copy,
+    seconds: SCENARIO_SECONDS,
+  });
+  if (done.code === 0) return null;
+  const failed = /^\(fail\) (.*?)(?: \[[\d.]+ms\])?$/m.exec(done.stderr);
+  if (failed?.[1] === undefined)
+    throw new Error(`The scenarios could not be run: ${done.stderr.slice(-800)}`);
+  return `scenario "${failed[1].replace(/^.* > /, "").slice(0, 60)}…"`;
+}
+
+async function spawn(
+  command: readonly string[],
+  options: { readonly cwd: string; readonly seconds: number },
+): Promise<{ readonly code: number; readonly stdout: string; readonly stderr: string }> {
+  const child = Bun.spawn([process.execPath, ...command], {
+    cwd: options.cwd,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+    timeout: options.seconds * 1000,
+    killSignal: "SIGKILL",
+  });
+  const [stdout, stderr, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { code, stdout, stderr };
+}
