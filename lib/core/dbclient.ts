@@ -594,6 +594,9 @@ function takeApplied(
   if (result.restarted) {
     effects.push(log("balancer_restarted", { repaired: result.changed, tookMs: result.tookMs }));
   }
+  if (result.changed.length > 0) {
+    effects.push(log("balancer_changed", { changed: result.changed, tookMs: result.tookMs }));
+  }
   if (result.foreign.length > 0) effects.push(log("foreign_edit", { found: result.foreign }));
   const odd = result.oddities.filter((words) => !state.applied?.oddities.includes(words));
   if (odd.length > 0) effects.push(log("balancer_odd", { found: odd }));

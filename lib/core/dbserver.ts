@@ -297,6 +297,9 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
   if (arbitrator.draining !== turn.state.draining) {
     log(turn, arbitrator.draining ? "draining" : "drain_ended", { because: "a person's order" });
   }
+  if (arbitrator.draining !== turn.state.draining) {
+    log(turn, arbitrator.draining ? "draining" : "drain_ended", { because: "a person's order" });
+  }
   set(turn, {
     // An answer to a report of an earlier view says nothing about this one.
     arbitratorAt: current ? Math.max(turn.state.arbitratorAt, sentAt) : turn.state.arbitratorAt,

@@ -54,11 +54,11 @@ global
 
 defaults
   mode tcp
-  # One dead server costs a client this long, then redispatch takes the next.
-  timeout connect 200ms
+  # Also how long HAProxy waits before it tries again where a connection was refused.
+  timeout connect 50ms
   timeout client 1h
   timeout server 1h
-  retries 1
+  retries 3
   option redispatch 1
 
 frontend mysql

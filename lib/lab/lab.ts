@@ -10,6 +10,7 @@ import { join } from "node:path";
 import type { RowDataPacket } from "mysql2/promise";
 import { MinderError } from "../errors.ts";
 import type { WriterOptions } from "./app.ts";
+import type { KnockOptions } from "./door.ts";
 import { run, until } from "./exec.ts";
 import { type HaproxyFiles, prepareHaproxy } from "./haproxy.ts";
 import { type Attempt, checkRows, type RowCheck, readJournal } from "./journal.ts";
@@ -86,6 +87,8 @@ const STOP_GRACE_MS = 5000;
 const HOLDER_GRACE_MS = 10_000;
 /** An application gives up on a server that does not even shake hands. */
 const APP_CONNECT_TIMEOUT_MS = 200;
+/** A new connection that takes so long has failed. */
+const KNOCK_TIMEOUT_MS = 1000;
 
 /** Makes the lab up to the point where servers can be started. @throws MinderError */
 export async function openLab(name: string, options: LabOptions = {}): Promise<Lab> {
@@ -326,22 +329,58 @@ export class Lab {
   /** Starts the application of that host: one writer through its balancer. */
   startApp(
     host: string,
-    options: { readonly intervalMs?: number; readonly statementTimeoutMs?: number } = {},
+    options: {
+      /** Of its rows and its journal. @default the host's */
+      readonly name?: string;
+      readonly intervalMs?: number;
+      readonly statementTimeoutMs?: number;
+      readonly sessionPerRow?: boolean;
+      /** Of the balancer on that host. @default 3306 */
+      readonly port?: number;
+    } = {},
   ): LabProcess {
     const { topology, namespaced } = this.network;
     const app = topology.apps.find((one) => one.name === host);
     if (app === undefined) throw new MinderError(`No application host named ${host} in this lab`);
-    return this.#startWriters(host, host, [
+    const { name = host, port = 3306 } = options;
+    return this.#startWriters(host, name, [
       {
-        name: host,
-        address: { host: namespaced ? "127.0.0.1" : app.address, port: 3306 },
+        name,
+        address: { host: namespaced ? "127.0.0.1" : app.address, port },
         credentials: this.secrets.app,
-        journal: this.journalFile(host),
+        journal: this.journalFile(name),
         intervalMs: options.intervalMs ?? 10,
+        sessionPerRow: options.sessionPerRow ?? false,
         connectTimeoutMs: APP_CONNECT_TIMEOUT_MS,
         statementTimeoutMs: options.statementTimeoutMs ?? 2000,
       },
     ]);
+  }
+
+  /** Opens a new connection through the balancer of that host every few milliseconds. */
+  startKnocking(
+    host: string,
+    options: { readonly name: string; readonly port?: number; readonly intervalMs?: number },
+  ): LabProcess {
+    const { name, port = 3306, intervalMs = 10 } = options;
+    const app = this.network.topology.apps.find((one) => one.name === host);
+    if (app === undefined) throw new MinderError(`No application host named ${host} in this lab`);
+    const knock: KnockOptions = {
+      address: { host: this.network.namespaced ? "127.0.0.1" : app.address, port },
+      credentials: this.secrets.app,
+      journal: this.knocksFile(name),
+      intervalMs,
+      timeoutMs: KNOCK_TIMEOUT_MS,
+    };
+    const config = join(this.directory, `${name}.json`);
+    writeFileSync(config, JSON.stringify(knock), { mode: 0o600 });
+    const script = join(import.meta.dir, "..", "..", "scripts", "lab_door.ts");
+    return this.start(host, [process.execPath, script, config], { name: `door-${name}` });
+  }
+
+  /** What came of those connections; lib/lab/door.ts reads it. */
+  knocksFile(name: string): string {
+    return join(this.directory, `${name}.knocks`);
   }
 
   /**

@@ -26,6 +26,8 @@ export interface MindedOptions extends LabOptions {
   readonly cluster?: readonly string[];
   /** Lines of the config's [timing] table, as `lease_ms = 2000`. */
   readonly timing?: readonly string[];
+  /** Lines added to the [[dbclient]] of an application host, as `drain_cut_ms = 2000`. */
+  readonly client?: (host: LabHost) => readonly string[];
   /** @default "single-writer" */
   readonly policy?: "single-writer" | "local-first" | "spread";
 }
@@ -65,7 +67,7 @@ function configText(lab: Lab, options: MindedOptions): string {
     "[cluster]",
     `name = ${quote(lab.name)}`,
     'primary_segment = "dc1"',
-    'evict = "off"',
+    ...(options.cluster?.some((line) => line.startsWith("evict")) ? [] : ['evict = "off"']),
     ...(options.cluster ?? []),
     "[timing]",
     ...(options.timing ?? []),
@@ -100,6 +102,7 @@ function configText(lab: Lab, options: MindedOptions): string {
       `host = ${quote(host.address)}`,
       `port = ${CLIENT_PORT}`,
       `policy = ${quote(options.policy ?? "single-writer")}`,
+      ...(options.client?.(host) ?? []),
       "[dbclient.balancer]",
       'kind = "haproxy"',
       `socket = ${quote(lab.balancers.get(host.name)?.socket ?? "")}`,
