@@ -181,6 +181,11 @@ bench-watchdog *args: setup
 mutants *args:
     @{{ quote(bun) }} scripts/mutants.ts {{ args }}
 
+# Time the arbitrator's decisions, from a report in to an ack or order out, for 2+2 to 32+32 servers
+[group('prove it')]
+bench-decide *args:
+    @{{ quote(bun) }} scripts/bench_decide.ts {{ args }}
+
 # Time the notify handler against bash and curl
 [group('prove it')]
 bench-notify *args: setup

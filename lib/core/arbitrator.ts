@@ -378,8 +378,9 @@ function grantTo(turn: Turn, facts: Facts): void {
   const { state, now } = turn;
   const { candidate, segment } = facts;
   if (candidate === null) return;
+  const active = new Set(activeServers(state, segment));
   const chosen = candidate.reporting
-    .filter((each) => activeServers(state, segment).includes(each.server))
+    .filter((each) => active.has(each.server))
     .reduce((best, each) => (each.report.lastCommitted > best.report.lastCommitted ? each : best));
   const epoch = state.durable.epoch + 1;
   const kind = candidate.kind === "form" ? "form" : "hold";

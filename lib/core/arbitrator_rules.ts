@@ -196,7 +196,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
   const forced = person?.allowDataLoss === true;
   const outside = candidate === null ? NOTHING_OUTSIDE : exclude(state, candidate, { now, forced });
   const grant = state.durable.grant;
-  const active = activeServers(state, segment);
+  const active = new Set(activeServers(state, segment));
   const counted = state.config.servers.filter(
     (server) =>
       server.segment === segment &&
@@ -212,7 +212,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
     candidate,
     without: typeof found === "string" ? found : "",
     counted,
-    inCandidate: candidate?.reporting.filter((each) => active.includes(each.server)).length ?? 0,
+    inCandidate: candidate?.reporting.filter((each) => active.has(each.server)).length ?? 0,
     unsynced:
       candidate?.reporting
         .filter((each) => each.report.lastPrimary?.synced !== true)
@@ -386,11 +386,12 @@ function weightOfUuids(state: ArbitratorState, uuids: readonly string[]): number
     if (report.gcommUuid !== null) reports.set(report.gcommUuid, report);
   }
   const { noted } = state.durable;
-  const all = fingerprintMembers(noted?.fingerprint ?? "");
+  const all = new Set(fingerprintMembers(noted?.fingerprint ?? ""));
+  const names = new Set(noted?.members);
   const unheard = state.config.servers.some((server) => {
-    if (noted?.members.includes(server.name) !== true) return false;
+    if (!names.has(server.name)) return false;
     const uuid = state.heard.get(server.id)?.report.gcommUuid ?? "";
-    return !all.includes(uuid);
+    return !all.has(uuid);
   });
   let sum = 0;
   for (const uuid of uuids) {
