@@ -129,13 +129,15 @@ export class Minded {
   async start(): Promise<void> {
     const { topology } = this.lab.network;
     this.initArbitrator();
-    await this.lab.startServers();
     this.startMinder(topology.arbitrator.name);
-    for (const { name } of topology.servers) this.startMinder(name);
-    for (const { name } of topology.apps) {
+    const balancers = topology.apps.map(async ({ name }) => {
       await this.lab.startBalancer(name);
       this.startMinder(name);
-    }
+    });
+    // The watchdogs come when there is something to adopt: one that finds its server stopped would
+    // rightly begin with the questions of a full outage.
+    await Promise.all([this.lab.startServers(), ...balancers]);
+    for (const { name } of topology.servers) this.startMinder(name);
     await this.untilHealth("healthy");
   }
 

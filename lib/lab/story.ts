@@ -168,7 +168,8 @@ async function judge(
   },
 ): Promise<Verdict> {
   const { lab } = minded;
-  for (const writer of lab.running()) if (writer.name.startsWith("writer-")) await writer.stop();
+  const writers = lab.running().filter((one) => one.name.startsWith("writer-"));
+  await Promise.all(writers.map((writer) => writer.stop()));
   const checks = await Promise.all([...lab.servers.keys()].map((host) => lab.checkRows(host)));
   const sums = new Set((await lab.checksums()).values());
   const missing = Math.max(...checks.map((check) => check.missing.length));
