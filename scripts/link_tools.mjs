@@ -11,7 +11,9 @@ const modules = join(dirname(fileURLToPath(import.meta.url)), "..", "node_module
 function link(name, target) {
   const at = join(modules, ".bin", name);
   if (!existsSync(join(modules, ".bin", target))) {
-    console.log(`galera-minder: ${name}: kept as npm installed it (no ${target} for this platform)`);
+    console.log(
+      `galera-minder: ${name}: kept as npm installed it (no ${target} for this platform)`,
+    );
     return;
   }
   chmodSync(join(modules, ".bin", target), 0o755);
