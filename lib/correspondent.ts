@@ -206,6 +206,22 @@ interface Work<S, F> extends MailroomState<S> {
   readonly effects: MailEffect<F>[];
 }
 
+/** The state that a step leaves behind. */
+function stateOf<S, F>(work: Work<S, F>): MailroomState<S> {
+  const { core, correspondents, flights, tickets, challenges, nextId, counters } = work;
+  const { configVersionHeard } = work;
+  return {
+    core,
+    correspondents,
+    flights,
+    tickets,
+    challenges,
+    nextId,
+    counters,
+    configVersionHeard,
+  };
+}
+
 /** A map of the step that may be changed: most steps change few, and copying all of them costs most. */
 function own<Key extends keyof Maps>(
   work: Pick<Work<unknown, unknown>, Key | "before">,
@@ -256,19 +272,15 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       // After the core: what it has just restated needs no repeat.
       if (event.on === "wakeup") sortDue(work);
     }
-    const { effects, now: _, before: _before, ...after } = work;
-    return { state: after, effects };
+    return { state: stateOf(work), effects: work.effects };
   }
 
   function dueAt(state: MailroomState<S>): Millis {
     let due = core.dueAt(state.core);
-    const flying = new Map<PartyId, number>();
-    for (const flight of state.flights.values()) {
-      due = Math.min(due, flight.giveUpAt);
-      flying.set(flight.peer, (flying.get(flight.peer) ?? 0) + 1);
-    }
+    for (const flight of state.flights.values()) due = Math.min(due, flight.giveUpAt);
     for (const [peer, correspondent] of state.correspondents) {
-      const blocked = (flying.get(peer) ?? 0) >= FLIGHTS_MAX;
+      if (correspondent.outbox.size === 0) continue;
+      const blocked = flightsTo(state, peer) >= FLIGHTS_MAX;
       for (const outgoing of correspondent.outbox.values()) {
         // A blocked message goes out when a post ends, which is an event and not a time.
         due = Math.min(
@@ -741,10 +753,11 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
         own(work, "correspondents").delete(peer);
         continue;
       }
-      const expired = [...outbox].filter(([, outgoing]) => outgoing.expiresAt <= work.now);
+      const expired: string[] = [];
+      for (const [verb, { expiresAt }] of outbox) if (expiresAt <= work.now) expired.push(verb);
       if (expired.length > 0) {
         const kept = new Map(outbox);
-        for (const [verb] of expired) kept.delete(verb);
+        for (const verb of expired) kept.delete(verb);
         count(work, "expired", expired.length);
         change(work, peer, { outbox: kept });
       }
@@ -774,9 +787,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     own(work, "correspondents").set(peer, { ...correspondentOf(work, peer), ...changes });
   }
 
-  function flightsTo(work: Work<S, F>, peer: PartyId): number {
+  function flightsTo({ flights }: Pick<MailroomState<S>, "flights">, peer: PartyId): number {
     let flying = 0;
-    for (const flight of work.flights.values()) if (flight.peer === peer) flying++;
+    for (const flight of flights.values()) if (flight.peer === peer) flying++;
     return flying;
   }
 

@@ -786,6 +786,7 @@ function manage(turn: Turn): void {
     return;
   }
   if (now < state.startAt) return;
+  if (state.process.is !== "stopped") return;
   const alone = { ...state, startVerdict: "join" } as const;
   const verdict = verdictOnStart(state) ?? (joinsPeers(state, now) ? verdictOnStart(alone) : null);
   if (verdict === null) return;

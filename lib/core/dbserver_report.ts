@@ -108,7 +108,8 @@ function becauseOf(state: DbServerState, right: string): string {
 /** Has anything changed that others decide by, so that the report cannot wait for its interval. */
 export function differs(a: News | null, b: News): boolean {
   if (a === null) return true;
-  return KEYS.some((key) => a[key] !== b[key]);
+  for (const key of KEYS) if (a[key] !== b[key]) return true;
+  return false;
 }
 
 const KEYS = [
