@@ -17,6 +17,7 @@ import { buildReport, differs, newsOf } from "./dbserver_report.ts";
 import {
   type DbServerState,
   FAILED_STARTS_MAX,
+  isHeavy,
   lineageOf,
   mayVouch,
   memberNames,
@@ -33,6 +34,8 @@ export interface DbServerStart {
   readonly url: string;
   readonly minderVersion: string;
   readonly durable: ServerDurable;
+  /** Guards can be run beside this server. @default false */
+  readonly guards?: boolean;
 }
 
 type DbServerCore = Core<DbServerState, DbServerEvent, DbServerEffect> & {
@@ -102,6 +105,9 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     lapseAt: forever,
     killAt: forever,
     fenceWantedAt: forever,
+    guards: start.guards === true,
+    guard: false,
+    guardTold: null,
     promises: new Map(),
     peerEpochs: new Map(),
     peers: new Map(),
@@ -184,6 +190,9 @@ function step(
     case "formed":
       formed(turn, event);
       break;
+    case "guarded":
+      set(turn, { guard: event.alive });
+      break;
     case "done":
       hearDone(turn, event.effect, event.error);
       break;
@@ -198,6 +207,7 @@ function step(
 function settle(turn: Turn): void {
   continueOrder(turn);
   gate(turn);
+  protect(turn);
   write(turn);
   if (turn.state.written === turn.state.durable) orderWritten(turn);
   manage(turn);
@@ -294,9 +304,6 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
   see(turn, arbitrator.epoch);
   if (sentAt < turn.state.toldAt) return;
   const current = sent.parameters.fingerprint === viewOf(turn.state.status);
-  if (arbitrator.draining !== turn.state.draining) {
-    log(turn, arbitrator.draining ? "draining" : "drain_ended", { because: "a person's order" });
-  }
   if (arbitrator.draining !== turn.state.draining) {
     log(turn, arbitrator.draining ? "draining" : "drain_ended", { because: "a person's order" });
   }
@@ -593,6 +600,7 @@ function hearDone(turn: Turn, effect: DbServerEffect, error: string | null): voi
       return;
     case "evict":
     case "form_primary":
+    case "guard":
     case "log":
     case "poll":
     case "probe":
@@ -635,6 +643,40 @@ function gate(turn: Turn): void {
   }
   closeDoor(turn, right.ok ? "leaving, or rows beyond a fork point" : right.because);
 }
+
+/**
+ * Keeps the guard of a heavy segment's server informed of the deadline by which this process must have
+ * renewed its right or fenced. Only a right, or a fence that stands, moves it.
+ */
+function protect(turn: Turn): void {
+  const { state, now } = turn;
+  if (!state.guards) return;
+  const { guardTold } = state;
+  const closed = state.process.is === "stopped" || (state.closed && state.gating !== "unfence");
+  const right = rightOf(state, now);
+  if (!closed && !right.ok) return;
+  const wanted = state.process.is === "running" && isHeavy(state);
+  const until = right.ok && !closed ? right.until + state.config.timing.fenceMs : null;
+  // A holder that stays without a lease has no deadline.
+  const killAt = wanted && until !== null && Number.isFinite(until) ? until : null;
+  const before = guardTold?.killAt ?? null;
+  const same =
+    guardTold !== null &&
+    guardTold.wanted === wanted &&
+    (killAt === null
+      ? before === null
+      : before !== null && Math.abs(killAt - before) < GUARD_STEP_MS);
+  const due = wanted && now >= (guardTold?.at ?? now) + GUARD_ASK_MS;
+  if ((same && !due) || (guardTold === null && !wanted)) return;
+  set(turn, { guardTold: { wanted, killAt, at: now }, ...(wanted ? {} : { guard: false }) });
+  // Before the door opens: effects begin in their order.
+  turn.effects.unshift({ do: "guard", wanted, killAt });
+}
+
+/** A deadline that moves by less is not worth telling; renewals move it by a report's interval. */
+const GUARD_STEP_MS = 250;
+/** So often a guard's sign of life is looked for, and a lost one is replaced. */
+const GUARD_ASK_MS = 500;
 
 /** A door that stays open under a newer grant: its rows belong to that epoch from now on. */
 function serveOn(turn: Turn): void {

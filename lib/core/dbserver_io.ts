@@ -62,6 +62,8 @@ export type DbServerEvent =
       readonly outcome: "given" | "changed" | "failed";
       readonly error: string | null;
     }
+  /** The guard was told of a deadline, or looked for: does it live. */
+  | { readonly on: "guarded"; readonly alive: boolean }
   /** An effect that has no event of its own has ended. */
   | { readonly on: "done"; readonly effect: DbServerEffect; readonly error: string | null };
 
@@ -89,6 +91,12 @@ export type DbServerEffect =
   | { readonly do: "stop"; readonly graceMs: Millis }
   | { readonly do: "kill"; readonly because: string }
   | { readonly do: "persist"; readonly durable: ServerDurable }
+  /** Tells the guard when to kill this mariadbd unless told otherwise; null: it is fenced, or there is nothing to guard. */
+  | {
+      readonly do: "guard";
+      readonly wanted: boolean;
+      readonly killAt: Millis | null;
+    }
   /** One line for people and the event log. */
   | {
       readonly do: "log";

@@ -38,6 +38,7 @@ function newsWith(state: DbServerState, right: Right): News {
     epochServed: state.durable.epochServed,
     primarySegment: state.primarySegment,
     probe: state.probe,
+    guard: state.guard,
     diverged: state.diverged,
   };
 }
@@ -61,7 +62,6 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     lastPrimary: state.lastPrimary,
     gcommUuid: state.gcommUuid,
     writers: writersOf(state, now),
-    guard: false,
     pollAgeMs: status === null ? 0 : Math.max(0, Math.min(86_400_000, now - state.polledAt)),
     versions: {
       server: status?.serverVersion ?? "",
@@ -120,6 +120,7 @@ const KEYS = [
   "fingerprint",
   "localState",
   "fenced",
+  "guard",
   "draining",
   "leaving",
   "probe",

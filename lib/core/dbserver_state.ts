@@ -115,6 +115,17 @@ export interface DbServerState {
   /** Since when a fence is wanted that is not there yet; `Infinity` if none is. */
   readonly fenceWantedAt: Millis;
 
+  /** Guards can be run beside this server. */
+  readonly guards: boolean;
+  /** A guard lives, by its last sign of life. */
+  readonly guard: boolean;
+  /** What the guard was told last; null before the first time. */
+  readonly guardTold: {
+    readonly wanted: boolean;
+    readonly killAt: Millis | null;
+    readonly at: Millis;
+  } | null;
+
   readonly promises: ReadonlyMap<PartyId, Promised>;
   /** Epoch served under by peers, as their acks say. */
   readonly peerEpochs: ReadonlyMap<PartyId, number>;
@@ -309,6 +320,21 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
     }
   }
   return "unproven";
+}
+
+/** Has this server's segment over half of its view's weight: then only the end of its right holds it back. */
+export function isHeavy(state: DbServerState): boolean {
+  const names = memberNames(state.status);
+  let own = 0;
+  let all = 0;
+  for (const server of state.config.servers) {
+    if (!names.has(server.name)) continue;
+    const told = server.id === state.self.id ? state.status : state.peers.get(server.id)?.report;
+    const weight = told?.weight ?? server.weight;
+    all += weight;
+    if (server.segment === state.self.segment) own += weight;
+  }
+  return 2 * own > all;
 }
 
 /** May this server vouch for a peer in that view now. */

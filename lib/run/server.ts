@@ -13,6 +13,7 @@ import {
 } from "../core/dbserver_io.ts";
 import { buildReport } from "../core/dbserver_report.ts";
 import type { DbServerState } from "../core/dbserver_state.ts";
+import { openGuard } from "../effects/guard.ts";
 import { openMysql } from "../effects/mysql.ts";
 import { manageProcess } from "../effects/process.ts";
 import { machineId, type StateFile, stateFile } from "../effects/state_file.ts";
@@ -47,6 +48,7 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
     url,
     minderVersion: packageJson.version,
     durable: await readDurable(store, log),
+    guards: true,
   });
   const mysql = openMysql({
     address:
@@ -73,7 +75,8 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
     const keptAs = await store.write(durable);
     if (keptAs !== null) log.warn("state_set_aside", { keptAs });
   }
-  const tools = { self, clock, mysql, process: mariadbd, save };
+  const guard = openGuard({ noteFile: join(self.stateDir, "guard.note"), clock });
+  const tools = { self, clock, mysql, process: mariadbd, guard, save };
   const party = startParty<DbServerState, DbServerEvent, DbServerEffect>({
     config,
     self: self.id,

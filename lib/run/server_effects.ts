@@ -14,6 +14,7 @@ import {
   setSafeToBootstrap,
   startArguments,
 } from "../effects/datadir.ts";
+import type { Guard } from "../effects/guard.ts";
 import type { Mysql } from "../effects/mysql.ts";
 import type { ServerProcess } from "../effects/process.ts";
 import { describeError, unreachable } from "../errors.ts";
@@ -32,6 +33,7 @@ export interface ServerTools {
   readonly clock: Clock;
   readonly mysql: Mysql;
   readonly process: ServerProcess;
+  readonly guard: Guard;
   readonly save: (durable: ServerDurable) => Promise<void>;
 }
 
@@ -81,6 +83,8 @@ export async function performServer(
       return await attempt(effect, () => tools.process.stop(effect.graceMs));
     case "kill":
       return await attempt(effect, () => tools.process.kill());
+    case "guard":
+      return { on: "guarded", alive: guard(effect, tools) };
     case "persist":
       return await attempt(effect, () => tools.save(effect.durable));
     default:
@@ -102,6 +106,21 @@ async function attempt(
   } catch (error) {
     return done(effect, describeError(error));
   }
+}
+
+/** Tells the guard, on the clock that both read; true if it lives. */
+function guard(effect: Extract<ServerOwnEffect, { do: "guard" }>, tools: ServerTools): boolean {
+  const { clock, guard, process } = tools;
+  const current = process.current();
+  if (!effect.wanted || current.is !== "running") {
+    guard.dismiss();
+    return false;
+  }
+  const { pid, startTime } = current;
+  const killAtBootMs =
+    effect.killAt === null ? null : clock.bootNow() + effect.killAt - clock.now();
+  guard.tell({ pid, startTime, killAtBootMs });
+  return guard.alive();
 }
 
 async function start(

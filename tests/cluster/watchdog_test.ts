@@ -177,4 +177,37 @@ describe.skipIf(unable)("beside a mariadbd that fails", () => {
     },
     TEST_MS,
   );
+
+  test(
+    "beside a heavy segment's server a guard kills the mariadbd whose watchdog has died",
+    async () => {
+      const host = "dc1-2";
+      // With a server of the other data centre gone, this one has two of three votes.
+      await minded.powerOff("dc2-1");
+      await minded.untilSummary(
+        "guards live beside both servers of dc1, and beside no other",
+        (is) => is.servers.every(({ name, report }) => report?.guard === name.startsWith("dc1-")),
+        60_000,
+      );
+      const { leaseMs, fenceMs } = minded.config.timing;
+      const before = watched.pid(host);
+      const at = performance.now();
+      minded.minder(host).kill("SIGKILL");
+      await until("the guard has killed", () => watched.mariadbd(host) === null, {
+        timeoutMs: 15_000,
+        pauseMs: 10,
+      });
+      const tookMs = performance.now() - at;
+      say(`guard: killed ${before} after ${(tookMs / 1000).toFixed(1)} s`);
+      expect(tookMs).toBeLessThan(leaseMs + fenceMs + 500);
+      minded.startMinder(host);
+      await minded.powerOn("dc2-1");
+      await watched.healthy(90_000);
+      // Balanced again: no guard, and a dead watchdog costs nothing.
+      await minded.untilSummary("no guard is left", (is) =>
+        is.servers.every(({ report }) => report?.guard === false),
+      );
+    },
+    TEST_MS,
+  );
 });

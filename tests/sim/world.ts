@@ -785,6 +785,9 @@ export class World {
         galera.stop(node, effect.graceMs);
         done(galera.procs[node] === null ? "mariadbd does not run" : null);
         return;
+      case "guard":
+        // Its processes have no guards: heavy segments are judged as without.
+        return;
       case "kill":
         this.note(`${server.config.name}: kill, ${effect.because}`);
         process.after(random.between(0, 10), () => {
