@@ -115,7 +115,8 @@ export interface ClusterConfig {
   /** The configured primary data centre. */
   readonly primarySegment: string;
   readonly onDoubleFault: "stay" | "fence";
-  readonly evict: "off" | "confirmed" | "full";
+  /** Exclusion of lost servers before Galera gives up on them: not in this version, so only "off". */
+  readonly evict: "off";
   readonly timing: Timing;
   readonly database: { readonly user: string; readonly passwordFile: string | null };
   readonly arbitrators: readonly ArbitratorConfig[];
@@ -164,7 +165,7 @@ export const TIMING_DEFAULTS: Timing = Object.freeze({
 
 /** Every other default, by table and key as the config spells them; null where nothing is the default. */
 export const CONFIG_DEFAULTS = Object.freeze({
-  cluster: Object.freeze({ on_double_fault: "stay", evict: "full" } as const),
+  cluster: Object.freeze({ on_double_fault: "stay", evict: "off" } as const),
   database: Object.freeze({ user: "minder", password_file: null }),
   arbitrator: Object.freeze({ port: 4570 }),
   dbserver: Object.freeze({
@@ -270,7 +271,7 @@ const ClusterTable = v.object(
     name: Name,
     primary_segment: Name,
     on_double_fault: v.optional(choice(["stay", "fence"]), CONFIG_DEFAULTS.cluster.on_double_fault),
-    evict: v.optional(choice(["off", "confirmed", "full"]), CONFIG_DEFAULTS.cluster.evict),
+    evict: v.optional(choice(["off"]), CONFIG_DEFAULTS.cluster.evict),
   },
   "a table",
 );

@@ -57,7 +57,7 @@ describe("parseClusterConfig()", () => {
     const config = parseClusterConfig(smallest(), "test");
     expect(config.timing).toEqual(TIMING_DEFAULTS);
     expect(config.onDoubleFault).toBe("stay");
-    expect(config.evict).toBe("full");
+    expect(config.evict).toBe("off");
     expect(config.database).toEqual({ user: "minder", passwordFile: null });
     expect(config.arbitrators[0]).toEqual({
       id: "arbitrator.1",
@@ -254,7 +254,7 @@ describe("one wrong value is refused by key, value and what is allowed", () => {
     [
       "an unknown choice",
       (d) => (d.cluster["evict"] = "maybe"),
-      'cluster.evict is "maybe", must be one of "off", "confirmed", "full"',
+      'cluster.evict is "maybe", must be one of "off"',
     ],
     [
       "a null where there must be a value",
