@@ -53,7 +53,7 @@ export function clientCluster(options: ClientClusterOptions = {}): ClusterConfig
     name: "test",
     primarySegment: Object.keys(segments)[0] ?? "",
     onDoubleFault: "stay",
-    evict: "full",
+    evict: "off",
     timing: {
       reportIntervalMs: 500,
       pollIntervalMs: 500,
