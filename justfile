@@ -190,3 +190,13 @@ bench-decide *args:
 [group('prove it')]
 bench-notify *args: setup
     @{{ quote(bun) }} scripts/bench_notify.ts "$@"
+
+# Side by side on a real cluster: a minded HAProxy against one with the common clustercheck every second
+[group('prove it')]
+race-balancers *args: setup
+    @{{ quote(bun) }} scripts/race_balancers.ts {{ args }}
+
+# Measure many servers and client minders with real messages: how soon a change is right everywhere
+[group('prove it')]
+bench-clients *args:
+    @{{ quote(bun) }} scripts/bench_clients.ts {{ args }}
