@@ -838,3 +838,46 @@ test("a report counts the client minders that have this server as their writer, 
   passPolled(story, 3 * reportIntervalMs);
   expect(counted()).toBe(0);
 });
+
+describe("the guard", () => {
+  const THREE = [...DC1, "b1"];
+  const told = (story: ServerStory) =>
+    story.effects.flatMap((effect) => (effect.do === "guard" ? [effect] : []));
+
+  function heavy(): ServerStory {
+    const story = servingServer("a1");
+    story.state = { ...story.state, guards: true };
+    story.polled(statusOf(THREE));
+    story.leased();
+    return story;
+  }
+
+  test("is told of the end of the right and fence_ms where the segment has over half of the view", () => {
+    const story = heavy();
+    const { leaseMs, fenceMs } = story.config.timing;
+    expect(told(story).at(-1)).toMatchObject({
+      wanted: true,
+      killAt: story.now + leaseMs + fenceMs,
+    });
+    expect(story.state.guard).toBe(false);
+    story.give({ on: "guarded", alive: true });
+    expect(story.lastReport.guard).toBe(true);
+  });
+
+  test("keeps its deadline when the right has ended, until the fence stands", () => {
+    const story = heavy();
+    const killAt = told(story).at(-1)?.killAt;
+    story.pass(story.config.timing.leaseMs + 10);
+    expect(story.has("fence")).toBe(true);
+    expect(told(story).at(-1)?.killAt).toBe(killAt as number);
+    story.end("fence");
+    expect(told(story).at(-1)).toMatchObject({ killAt: null });
+  });
+
+  test("is not wanted where the weights of the view are even", () => {
+    const story = heavy();
+    story.polled(statusOf(ALL));
+    story.leased();
+    expect(told(story).at(-1)).toMatchObject({ wanted: false, killAt: null });
+  });
+});
