@@ -1,5 +1,5 @@
 /** Prints the files that let systemd run mariadbd under the watchdog's care. Writes nothing. */
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { configPath, loadConfig, parseArguments, runScript, UsageError } from "../lib/cli.ts";
 import { ownParty } from "../lib/run/self.ts";
 import { dropIn, polkitRule, sudoersLines, watchdogUnit } from "../lib/systemd.ts";
@@ -28,7 +28,7 @@ async function main(): Promise<number> {
   const paths = {
     bun: process.execPath,
     root: join(import.meta.dir, ".."),
-    config: configPath(values.config),
+    config: resolve(configPath(values.config)),
     user,
   };
   console.log(
