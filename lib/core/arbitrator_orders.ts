@@ -4,6 +4,7 @@ import type { MakePrimaryOrder, NodeOrder } from "../message/command.ts";
 import type { EpochRecord } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { clip, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
+import { EPOCHS_MAX } from "./arbitrator_state.ts";
 import { log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
 import type { Arrived } from "./core.ts";
 
@@ -112,9 +113,10 @@ function resume(
       noted: null,
       // Where an epoch began that it does not know: whoever served under an older one only cannot
       // prove that it is in line.
-      epochs: forgotten
-        ? [...state.durable.epochs, unknownFork(served, state.durable.primarySegment)]
-        : state.durable.epochs,
+      epochs: [
+        ...state.durable.epochs,
+        ...(forgotten ? [unknownFork(served, state.durable.primarySegment)] : []),
+      ].slice(-EPOCHS_MAX),
       // Higher than any epoch that a server has heard of, so that none is granted twice.
       epoch: Math.max(state.durable.epoch, ...seen) + 1,
       grant: null,

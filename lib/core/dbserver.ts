@@ -319,20 +319,27 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
     retired: arbitrator.retired,
     primarySegment: arbitrator.primarySegment,
     toldAt: sentAt,
-    vainSince: joinsNobody(turn.state, sent.parameters, arbitrator.start)
-      ? Math.min(turn.state.vainSince, turn.now)
-      : Number.POSITIVE_INFINITY,
+    vainSince: vainAfter(turn, event, { sent: sent.parameters, verdict: arbitrator.start }),
     startVerdict: judgedOnPosition(turn.state, sent.parameters) ? arbitrator.start : "wait",
   });
 }
 
 /**
- * Does mariadbd wait, without a socket, for a Primary that is nowhere: started from gvwstate.dat it
- * does so without end (measured), and nobody can ask it where it stands.
+ * Since when mariadbd waits, without a socket, for a Primary that is nowhere: started from gvwstate.dat
+ * it does so without end (measured), and nobody can ask it where it stands.
  */
-function joinsNobody(state: DbServerState, sent: Report, verdict: string): boolean {
+function vainAfter(
+  { state, now }: Turn,
+  event: Answered,
+  answer: { readonly sent: Report; readonly verdict: string },
+): Millis {
   const silent = state.process.is === "running" && state.status === null && state.closed;
-  return silent && sent.running === "unknown" && verdict === "wait";
+  if (!silent || answer.sent.running !== "unknown" || answer.verdict !== "wait") {
+    return Number.POSITIVE_INFINITY;
+  }
+  // While the arbitrator was out of reach somebody may have been there.
+  const unbroken = event.sentAt - state.toldAt <= state.config.timing.leaseMs;
+  return unbroken ? Math.min(state.vainSince, now) : now;
 }
 
 /** Was a report about this stopped server as it is now: a verdict on another position is void. */
@@ -884,6 +891,7 @@ function waitsInVain(state: DbServerState, now: Millis): boolean {
     state.process.is === "running" &&
     state.handling === null &&
     state.status === null &&
+    now - state.toldAt <= state.config.timing.leaseMs &&
     now - state.vainSince >= VAIN_MS
   );
 }

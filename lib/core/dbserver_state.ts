@@ -291,7 +291,8 @@ function vouchedUntil(state: DbServerState, names: ReadonlySet<string>): Millis 
  * left Primary compares where it stood with the fork point of each epoch that it did not serve under.
  */
 export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven" {
-  const left = state.durable.leftPrimary ?? state.foundAt;
+  // Where it left Primary, and where it was found after nobody had watched it: both must be in line.
+  const stood = [state.durable.leftPrimary, state.foundAt].filter((at) => at !== null);
   if (state.diverged) return "diverged";
   if (state.proven) return "yes";
   const heardSince = state.arbitratorAt >= state.viewSince;
@@ -299,15 +300,14 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
     const oldest = state.epochs[0]?.epoch ?? 0;
     // A fork point since it last served may no longer be kept: nothing can be proven then.
     const forgotten =
-      left !== null && state.epochs.length >= EPOCHS_MAX && oldest > state.durable.epochServed + 1;
+      stood.length > 0 && state.epochs.length >= EPOCHS_MAX && oldest > state.durable.epochServed + 1;
     const beyond =
       forgotten ||
       state.epochs.some(
-        (record) =>
-          left !== null &&
-          record.epoch > state.durable.epochServed &&
-          record.forkPoint !== null &&
-          (record.forkPoint.uuid !== left.uuid || left.seqno > record.forkPoint.seqno),
+        ({ epoch, forkPoint }) =>
+          forkPoint !== null &&
+          epoch > state.durable.epochServed &&
+          stood.some((at) => at.uuid !== forkPoint.uuid || at.seqno > forkPoint.seqno),
       );
     return beyond ? "diverged" : "yes";
   }

@@ -580,6 +580,15 @@ describe("lineage", () => {
     expect(calm.lastReport).toMatchObject({ diverged: false, serving: "on" });
   });
 
+  test("where it was found counts beside where it had left: nobody watched it in between", () => {
+    const left = { uuid: STATE_UUID, seqno: 90 };
+    const story = new ServerStory("a1", { durable: { epochServed: 4, leftPrimary: left } });
+    story.runs();
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    expect(story.lastReport.diverged).toBe(true);
+  });
+
   test("a mariadbd that left Primary while its watchdog was away is compared all the same", () => {
     const story = new ServerStory("a1", { durable: { epochServed: 4 } });
     story.runs();
