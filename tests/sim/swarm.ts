@@ -6,6 +6,7 @@
  * all servers and equal rows.
  */
 import { type ClusterConfig, parseClusterConfig } from "../../lib/cluster_config.ts";
+import { FAILED_STARTS_MAX } from "../../lib/core/dbserver_state.ts";
 import type { GaleraOptions } from "./galera.ts";
 import type { Violation } from "./invariants.ts";
 import { Random } from "./random.ts";
@@ -499,6 +500,10 @@ class Trouble {
     const world = this.#world;
     if (world.schedule.now - this.#insistedAt < 10_000) return;
     this.#insistedAt = world.schedule.now;
+    // Its report says so: after some starts that failed in a row it waits for somebody to look.
+    for (const server of world.servers)
+      if ((server.process?.state.core.failedStarts ?? 0) >= FAILED_STARTS_MAX)
+        world.crashWatchdog(server.node, 500);
     const durable = world.arbiter.process?.state.core.durable;
     const from = world.arbiter.host.index;
     const signed = { who: "operator", why: "put right" };
