@@ -300,7 +300,9 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
     const oldest = state.epochs[0]?.epoch ?? 0;
     // A fork point since it last served may no longer be kept: nothing can be proven then.
     const forgotten =
-      stood.length > 0 && state.epochs.length >= EPOCHS_MAX && oldest > state.durable.epochServed + 1;
+      stood.length > 0 &&
+      state.epochs.length >= EPOCHS_MAX &&
+      oldest > state.durable.epochServed + 1;
     const beyond =
       forgotten ||
       state.epochs.some(

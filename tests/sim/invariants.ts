@@ -172,7 +172,17 @@ export class Watch {
     const world = this.#world;
     const { galera, schedule, arbiter } = world;
     const durable = arbiter.process?.state.core.durable;
+    // A lease in a joint view passes vouches on: half of every segment's watchdogs have to speak.
+    const speaking = new Set(
+      world.servers
+        .filter(
+          ({ process, host }) =>
+            process !== null && !process.paused && world.linked(host.index, arbiter.host.index),
+        )
+        .map(({ config }) => config.name),
+    );
     const trusted =
+      isJoint(world.config, speaking) &&
       arbiter.process !== null &&
       !arbiter.process.paused &&
       arbiter.process.state.core.observing === null &&

@@ -69,7 +69,6 @@ export interface Fault {
 export interface Topology {
   readonly weights: readonly [readonly number[], readonly number[]];
   readonly onDoubleFault: "stay" | "fence";
-  readonly evict: "off" | "confirmed" | "full";
 }
 
 /** A story: all that a run depends on. */
@@ -171,7 +170,6 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
     topology: {
       weights,
       onDoubleFault: random.chance(0.75) ? "stay" : "fence",
-      evict: random.pick(["off", "confirmed", "full", "full"]),
     },
     galera: {
       interMs,
@@ -208,7 +206,6 @@ export function configOf(topology: Topology): ClusterConfig {
         name: "sim",
         primary_segment: "dc1",
         on_double_fault: topology.onDoubleFault,
-        evict: topology.evict,
       },
       arbitrator: [{ serial: 1, host: "10.0.3.1" }],
       dbserver: servers,

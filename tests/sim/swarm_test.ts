@@ -12,7 +12,6 @@ function calmWorld(record = false): World {
         [1, 1],
       ],
       onDoubleFault: "stay",
-      evict: "full",
     }),
     random: new Random(7),
     galera: {},

@@ -18,7 +18,6 @@ export interface StageOptions {
   /** Weights of the servers of dc1 (a1, a2, …) and of dc2 (b1, b2, …). @default 2+2, all 1 */
   readonly weights?: Topology["weights"];
   readonly onDoubleFault?: Topology["onDoubleFault"];
-  readonly evict?: Topology["evict"];
   /** @default 1 */
   readonly seed?: number;
   readonly galera?: Partial<GaleraOptions>;
@@ -60,7 +59,6 @@ export class Stage {
           [1, 1],
         ],
         onDoubleFault: options.onDoubleFault ?? "stay",
-        evict: options.evict ?? "off",
       }),
       random: new Random(options.seed ?? 1),
       galera: { interMs: this.#interMs, slowSuspectChance: 0, ...options.galera },
@@ -363,7 +361,8 @@ export class Stage {
   // ---- the ending --------------------------------------------------------------------------
 
   /** Everything is healed; all servers must serve again with equal rows, and nothing may be lost. */
-  endsWell(limitMs = LIVENESS_MS): this {
+  endsWell(options: { readonly limitMs?: number; readonly mayLose?: boolean } = {}): this {
+    const { limitMs = LIVENESS_MS, mayLose = false } = options;
     const { world } = this;
     this.#always.length = 0;
     this.heal();
@@ -379,7 +378,7 @@ export class Stage {
     world.writing = false;
     this.run(1000);
     expect(world.watch.missing()).toBeNull();
-    world.watch.lost(2 * this.#interMs * 1.5 + 10);
+    if (!mayLose) world.watch.lost(2 * this.#interMs * 1.5 + 10);
     return this.safe();
   }
 }
