@@ -277,10 +277,15 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
 
   function dueAt(state: MailroomState<S>): Millis {
     let due = core.dueAt(state.core);
-    for (const flight of state.flights.values()) due = Math.min(due, flight.giveUpAt);
+    // Counted once: with hundreds of peers, looking through all flights for each of them costs most.
+    const flying = new Map<PartyId, number>();
+    for (const { peer, giveUpAt } of state.flights.values()) {
+      due = Math.min(due, giveUpAt);
+      flying.set(peer, (flying.get(peer) ?? 0) + 1);
+    }
     for (const [peer, correspondent] of state.correspondents) {
       if (correspondent.outbox.size === 0) continue;
-      const blocked = flightsTo(state, peer) >= FLIGHTS_MAX;
+      const blocked = (flying.get(peer) ?? 0) >= FLIGHTS_MAX;
       for (const outgoing of correspondent.outbox.values()) {
         // A blocked message goes out when a post ends, which is an event and not a time.
         due = Math.min(

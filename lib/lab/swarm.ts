@@ -224,9 +224,17 @@ export interface SwarmClient {
   stop(): Promise<void>;
 }
 
-/** Starts all client minders of the config. */
-export function startClients(config: ClusterConfig): readonly SwarmClient[] {
-  return config.clients.map((client) => startClient(config, client));
+/** Pause between two starts: nobody starts all hosts of a company at one instant. */
+const START_PAUSE_MS = 50;
+
+/** Starts all client minders of the config, one after the other. */
+export async function startClients(config: ClusterConfig): Promise<readonly SwarmClient[]> {
+  const clients: SwarmClient[] = [];
+  for (const client of config.clients) {
+    clients.push(startClient(config, client));
+    await Bun.sleep(START_PAUSE_MS);
+  }
+  return clients;
 }
 
 function startClient(config: ClusterConfig, client: DbClientConfig): SwarmClient {

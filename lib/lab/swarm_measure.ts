@@ -60,7 +60,7 @@ export async function measureSwarm(
     // The watchdogs are up before anybody asks them.
     await peersCpu();
     const config = swarmConfig(size);
-    clients = startClients(config);
+    clients = await startClients(config);
     const names = config.servers.map(({ name }) => name);
     for (const name of names) await everywhere(clients, name, "up 100", START_LIMIT_MS);
     const before = [process.cpuUsage(), await peersCpu()] as const;
