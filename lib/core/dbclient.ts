@@ -18,6 +18,7 @@ import {
   FLOW_CALM,
   FLOW_LOADED,
   type Heard,
+  isUnanswered,
   judge,
   LAG_CALM_MS,
   LAG_LOADED_MS,
@@ -315,6 +316,8 @@ function saysNothingNew(
   if (old?.report == null || known?.report == null || before.target === null) return false;
   if (before.speakingSince !== after.speakingSince || now >= before.dueAt) return false;
   if (known.loaded || old.loaded) return false;
+  const { config } = before;
+  if (isUnanswered(config, old.report) !== isUnanswered(config, known.report)) return false;
   for (const field of JUDGED) if (old.report[field] !== known.report[field]) return false;
   const overdueAt = now - overdueAfterMs(before.config);
   for (const { heardAt } of before.known.values()) if (heardAt <= overdueAt) return false;
@@ -400,6 +403,7 @@ function factsOf(state: DbClientState, server: DbServerConfig, now: Millis): Ser
       known.report !== null && !overdue
         ? "unknown"
         : listedBy(server, state.known, now - config.timing.suspectMs),
+    unanswered: isUnanswered(config, known.report),
     hangs:
       known.hangsSince !== null &&
       now - known.hangsSince >= config.timing.probeTimeoutMs &&

@@ -64,6 +64,8 @@ export interface ServerFacts {
   readonly overdue: boolean;
   /** Do Primary servers, in reports younger than its own, name it as a member of their view. */
   readonly listed: "yes" | "no" | "unknown";
+  /** Its report rests on a poll so old that a later one must have gone without an answer. */
+  readonly unanswered: boolean;
   /** Its write probe has hung for so long that a common stall would show on the others as well. */
   readonly hangs: boolean;
   /** A person has put it into maintenance at this very balancer. */
@@ -74,6 +76,13 @@ export interface ServerFacts {
 export interface Heard {
   readonly report: Report | null;
   readonly heardAt: Millis;
+}
+
+/** Is what a report says older than its watchdog's polls are apart and may take. */
+export function isUnanswered({ timing }: ClusterConfig, report: Report | null): boolean {
+  // A stopped mariadbd is not polled: that it is down is no matter of age.
+  if (report === null || report.running !== "up") return false;
+  return report.pollAgeMs >= timing.pollIntervalMs + timing.pollTimeoutMs;
 }
 
 /** Do Primary servers name this one as a member, in reports since its own and since `freshSince`. */
@@ -202,7 +211,8 @@ export const JUDGEMENTS = [
   },
   {
     id: "unclear",
-    when: ({ report }) =>
+    when: ({ report, unanswered }) =>
+      unanswered ||
       report?.running === "unknown" ||
       report?.serving === "unknown" ||
       report?.primary === "unknown",
@@ -395,6 +405,7 @@ export function candidatesNow(
       silent: now - heardAt >= suspectMs,
       overdue: now - heardAt >= 1.5 * reportIntervalMs,
       listed: listedBy(server, heard, now - suspectMs),
+      unanswered: isUnanswered(config, report),
       hangs: report?.probe === "hanging",
       held: false,
     });

@@ -16,7 +16,14 @@ import { clientCluster, servingReport } from "../support/client_cluster.ts";
 
 const config = clientCluster();
 const report = (changes: Partial<Report> = {}): Report => servingReport(config, changes);
-const clear = { silent: false, overdue: false, listed: "yes", hangs: false, held: false } as const;
+const clear = {
+  silent: false,
+  overdue: false,
+  listed: "yes",
+  unanswered: false,
+  hangs: false,
+  held: false,
+} as const;
 
 describe("judging one server", () => {
   const table: readonly (readonly [string, JudgementId, Partial<ServerFacts>])[] = [
@@ -38,6 +45,7 @@ describe("judging one server", () => {
       "unclear",
       { report: report({ running: "unknown" }) },
     ],
+    ["a poll without an answer is doubtful", "unclear", { unanswered: true }],
     ["unknown readiness is doubtful", "unclear", { report: report({ serving: "unknown" }) }],
     ["unknown Primary is doubtful", "unclear", { report: report({ primary: "unknown" }) }],
     ["hanging writes are doubtful", "hangs", { hangs: true }],

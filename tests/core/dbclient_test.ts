@@ -180,6 +180,7 @@ group("one word is enough", () => {
     ["drained", { draining: true }, "drain", []],
     ["leaving", { leaving: true }, "drain", []],
     ["donor", { localState: "Donor/Desynced" }, "drain", []],
+    ["silent to its watchdog's polls", { pollAgeMs: 1500 }, "drain", []],
     ["not answering", { running: "unknown", serving: "unknown", primary: "unknown" }, "drain", []],
   ];
   for (const [word, changes, place, cut] of table) {
@@ -202,6 +203,15 @@ group("one word is enough", () => {
     expect(story.places()).toBe(SECOND);
     story.pass(3 * STEADY_MS, "a1 a2 b1 b2");
     expect(story.places()).toBe(SECOND);
+  });
+
+  test("a poll that is late for all moves nobody", () => {
+    const story = new Story();
+    story.all();
+    for (const name of ["b2", "a2", "b1", "a1"]) story.report(name, { pollAgeMs: 1500 });
+    expect(story.places()).toBe(CALM);
+    story.pass(2000, "a1 a2 b1 b2", { pollAgeMs: 3000 });
+    expect(story.places()).toBe(CALM);
   });
 
   test("whoever becomes fit first at a start of all writes, and goes on writing", () => {
