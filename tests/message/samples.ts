@@ -31,7 +31,7 @@ export const REPORT: ReportBody = {
     leaving: false,
     position: { uuid: UUID, seqno: -1 },
     safeToBootstrap: false,
-    storeId: null,
+    storeId: "store-1",
     epochSeen: 2,
     epochServed: 2,
     lastPrimary: { fingerprint: PRINT, synced: true },
