@@ -4,8 +4,10 @@
  */
 import {
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -17,6 +19,8 @@ import { type Edit, MUTANTS, type Mutant } from "../sim/mutants.ts";
 import type { Finding, WorkOptions } from "./mutant_worker.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
+/** Copies are named after the process that makes them. */
+const COPY = "gm-mutant-";
 /** Told stories that are a second net under the seeds. */
 const SCENARIOS = ["tests/sim/scenarios_test.ts", "tests/sim/faults_test.ts"];
 /** For starting up, one history that is long, and the bound of a scenario run. */
@@ -77,19 +81,43 @@ export async function mutate(
     ({ id }) => only === undefined || only.some((part) => id.includes(part)),
   );
   const verdicts: Verdict[] = [];
+  removeRemains();
+  // All are made of one copy, whatever becomes of the sources meanwhile.
+  const sound = copySources(ROOT);
+  const soundScenarios = byScenarios(sound);
   const work = async () => {
     for (let mutant = queue.shift(); mutant !== undefined; mutant = queue.shift()) {
-      const verdict = await settle(mutant, options);
+      const verdict = await settle(mutant, { ...options, sound, soundScenarios });
       verdicts.push(verdict);
       tell(verdict);
     }
   };
-  await Promise.all(Array.from({ length: options.workers }, work));
+  try {
+    await Promise.all(Array.from({ length: options.workers }, work));
+  } finally {
+    rmSync(sound, { recursive: true, force: true });
+  }
   return verdicts;
 }
 
-async function settle(mutant: Mutant, options: MutationOptions): Promise<Verdict> {
-  const copy = copySources();
+/** Copies that an interrupted run has left. */
+function removeRemains(): void {
+  for (const name of readdirSync(tmpdir())) {
+    const pid = name.startsWith(COPY) ? Number(name.slice(COPY.length).split("-")[0]) : Number.NaN;
+    if (Number.isInteger(pid) && !existsSync(`/proc/${pid}`))
+      rmSync(join(tmpdir(), name), { recursive: true, force: true });
+  }
+}
+
+interface SettleOptions extends MutationOptions {
+  /** Root of the unbroken copy. */
+  readonly sound: string;
+  /** A scenario that fails on it says nothing about what was broken. */
+  readonly soundScenarios: Promise<string | null>;
+}
+
+async function settle(mutant: Mutant, options: SettleOptions): Promise<Verdict> {
+  const copy = copySources(options.sound);
   try {
     for (const edit of mutant.edits) {
       const file = join(copy, edit.file);
@@ -97,6 +125,8 @@ async function settle(mutant: Mutant, options: MutationOptions): Promise<Verdict
     }
     const found = await bySeeds(copy, mutant, options);
     if (found.by !== null) return { mutant, ...found };
+    const failing = await options.soundScenarios;
+    if (failing !== null) throw new Error(`The unbroken sources fail ${failing}`);
     const scenario = await byScenarios(copy);
     return { mutant, ...found, by: scenario };
   } finally {
@@ -104,17 +134,17 @@ async function settle(mutant: Mutant, options: MutationOptions): Promise<Verdict
   }
 }
 
-function copySources(): string {
-  const copy = mkdtempSync(join(tmpdir(), "gm-mutant-"));
+function copySources(from: string): string {
+  const copy = mkdtempSync(join(tmpdir(), `${COPY}${process.pid}-`));
   mkdirSync(join(copy, "tests"));
-  cpSync(join(ROOT, "lib"), join(copy, "lib"), { recursive: true });
-  cpSync(join(ROOT, "tests/sim"), join(copy, "tests/sim"), { recursive: true });
-  for (const file of ["package.json", "tsconfig.json"]) cpSync(join(ROOT, file), join(copy, file));
+  for (const folder of ["lib", "tests/sim", "tests/support"])
+    cpSync(join(from, folder), join(copy, folder), { recursive: true });
+  for (const file of ["package.json", "tsconfig.json"]) cpSync(join(from, file), join(copy, file));
   symlinkSync(join(ROOT, "node_modules"), join(copy, "node_modules"));
   return copy;
 }
 
-async function bySeeds(copy: string, mutant: Mutant, options: MutationOptions): Promise<Finding> {
+async function bySeeds(copy: string, mutant: Mutant, options: SettleOptions): Promise<Finding> {
   const work: WorkOptions = {
     first: 1,
     seeds: options.seeds,
@@ -122,9 +152,9 @@ async function bySeeds(copy: string, mutant: Mutant, options: MutationOptions): 
     ...(mutant.kinds === undefined ? {} : { kinds: mutant.kinds }),
     ...(mutant.heavy === undefined ? {} : { heavy: mutant.heavy }),
   };
-  const worker = join(ROOT, "tests/support/mutant_worker.ts");
+  const worker = join(options.sound, "tests/support/mutant_worker.ts");
   const done = await spawn([worker, copy, JSON.stringify(work)], {
-    cwd: ROOT,
+    cwd: options.sound,
     seconds: options.seconds + SLACK_SECONDS,
   });
   const line = done.stdout.trim().split("\n").at(-1) ?? "";
@@ -135,7 +165,7 @@ async function bySeeds(copy: string, mutant: Mutant, options: MutationOptions): 
 
 /** The first scenario that fails on the copy. */
 async function byScenarios(copy: string): Promise<string | null> {
-  const done = await spawn(["test", ...SCENARIOS.map((file) => `./${file}`)], {
+  const done = await spawn(["test", "--bail", ...SCENARIOS.map((file) => `./${file}`)], {
     cwd: copy,
     seconds: SCENARIO_SECONDS,
   });

@@ -6,6 +6,7 @@
  * with `f` if client statements are refused, a small letter unless Synced; then what became of the
  * writes handed in, and which of them each server's tables hold.
  */
+import { existsSync } from "node:fs";
 import {
   readPosition,
   removeGrastate,
@@ -227,7 +228,9 @@ function rowsOf(proc: Proc | null): readonly number[] {
 
 // ---- real servers --------------------------------------------------------------------------
 
-const START_MS = 30_000;
+const START_MS = 40_000;
+/** Of a question to a server that is up. */
+const TRIES = 3;
 
 /** A lab of four servers, used for one story after another. */
 export class RealBed implements Bed {
@@ -289,9 +292,9 @@ export class RealBed implements Bed {
     }
     await until("all four Synced", whole, { timeoutMs: START_MS });
     for (const name of SERVERS) {
-      await lab.query(name, "SET GLOBAL wsrep_reject_queries = NONE");
-      await lab.query(name, "SET GLOBAL wsrep_provider_options = 'evs.evict='");
-      await lab.query(name, "SET GLOBAL wsrep_provider_options = 'pc.weight=1'");
+      await this.#query(name, "SET GLOBAL wsrep_reject_queries = NONE");
+      await this.#query(name, "SET GLOBAL wsrep_provider_options = 'evs.evict='");
+      await this.#query(name, "SET GLOBAL wsrep_provider_options = 'pc.weight=1'");
     }
   }
 
@@ -394,7 +397,7 @@ export class RealBed implements Bed {
   }
 
   async fence(name: Name, on: boolean) {
-    await this.lab.query(name, `SET GLOBAL wsrep_reject_queries = ${on ? "ALL_KILL" : "NONE"}`);
+    await this.#query(name, `SET GLOBAL wsrep_reject_queries = ${on ? "ALL_KILL" : "NONE"}`);
   }
 
   async write(name: Name, id: number) {
@@ -432,12 +435,13 @@ export class RealBed implements Bed {
   async words() {
     const servers = await Promise.all(
       SERVERS.map(async (name): Promise<Seen> => {
-        const status = this.#ended(name) ? null : await this.lab.status(name);
+        const status = await this.#status(name);
         if (status === null) return { name, status: null, rows: null };
         const connected = status.get("wsrep_cluster_status") !== "Disconnected";
-        const variable = await this.lab
-          .query(name, "SELECT @@GLOBAL.wsrep_reject_queries AS reject")
-          .catch(() => []);
+        const variable = await this.#query(
+          name,
+          "SELECT @@GLOBAL.wsrep_reject_queries AS reject",
+        ).catch(() => []);
         return {
           name,
           status: {
@@ -470,11 +474,33 @@ export class RealBed implements Bed {
 
   async #provider(name: Name, option: string): Promise<"ok" | "error"> {
     try {
-      await this.lab.query(name, `SET GLOBAL wsrep_provider_options = '${option}'`);
+      await this.#query(name, `SET GLOBAL wsrep_provider_options = '${option}'`);
       return "ok";
     } catch {
       return "error";
     }
+  }
+
+  /** A busy machine may take longer to shake hands than the lab has patience for. */
+  async #query(name: Name, sql: string) {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.lab.query(name, sql);
+      } catch (error) {
+        const late = error instanceof Error && "code" in error && error.code === "ETIMEDOUT";
+        if (!late || tries === TRIES) throw error;
+      }
+    }
+  }
+
+  /** Null where there is no socket, or a living server does not answer. */
+  async #status(name: Name): Promise<ReadonlyMap<string, string> | null> {
+    for (let tries = 1; tries <= TRIES; tries++) {
+      if (this.#ended(name) || !existsSync(this.lab.server(name).socket)) return null;
+      const status = await this.lab.status(name);
+      if (status !== null) return status;
+    }
+    return null;
   }
 
   async #learn(): Promise<void> {
