@@ -2,7 +2,7 @@
  * Side by side on one cluster and in one run: a HAProxy that a client minder steers, and one that asks
  * the common clustercheck every second. The same faults for both, and what their checks cost.
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { askArbitrator } from "../effects/ask.ts";
 import { ask, parseControlAddress } from "../effects/control_socket.ts";
@@ -104,6 +104,11 @@ export class Race {
     lab.startKnocking(APP, { name: "minded" });
     lab.startKnocking(APP, { name: "checked", port: CHECKED_PORT });
     await this.#bothGood(first);
+    await until(
+      "every server has been checked",
+      () => [...lab.servers.keys()].every((name) => existsSync(this.#costFile(name))),
+      { timeoutMs: BACK_TIMEOUT_MS, pauseMs: 100 },
+    );
   }
 
   /** As guides have it: one server writes, the others are its backups. */
