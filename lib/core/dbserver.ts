@@ -49,6 +49,8 @@ const WRITE_AGAIN_MS = 1_000;
 /** Waits between starts that failed: doubled from the first, up to the last. */
 const RESTART_FIRST_MS = 1_000;
 const RESTART_MAX_MS = 30_000;
+/** Losing Primary and coming back takes mariadbd about a second (measured); less cannot hide it. */
+const UNWATCHED_MS = 1_000;
 /** While the view changes under the poll. */
 const FLUX_POLL_MS = 5;
 /** While an order is carried out: the new view comes 10 to 50 ms after the statement. */
@@ -440,12 +442,15 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   }
   const before = state.status;
   const view = viewOf(status);
+  // A view that broke and healed while nobody looked has the very same members again.
+  const unwatched = before !== null && startedAt - state.polledAt > UNWATCHED_MS;
   const changed = view !== viewOf(before);
+  const anew = changed || unwatched;
   const stood = status.stateUuid ?? before?.stateUuid ?? null;
   if (before?.primary === true && !status.primary && stood !== null) {
     leave(turn, { uuid: stood, seqno: Math.max(status.lastCommitted, before.lastCommitted) });
   }
-  if (state.adopted && stood !== null && status.lastCommitted >= 0) {
+  if ((state.adopted || unwatched) && stood !== null && status.lastCommitted >= 0) {
     // Its watchdog was not there to see whether it left Primary: where it stands must be proven.
     set(turn, { adopted: false, foundAt: { uuid: stood, seqno: status.lastCommitted } });
   }
@@ -454,10 +459,10 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     polledAt: startedAt,
     gcommUuid: status.gcommUuid ?? state.gcommUuid,
     flowControl: pausedShare(before, status, now - state.polledAt),
-    viewSince: changed ? startedAt : state.viewSince,
+    viewSince: anew ? startedAt : state.viewSince,
     // What the arbitrator said of an earlier view says nothing about this one.
-    arbitratorAt: changed ? Number.NEGATIVE_INFINITY : state.arbitratorAt,
-    peerEpochs: changed ? new Map() : state.peerEpochs,
+    arbitratorAt: anew ? Number.NEGATIVE_INFINITY : state.arbitratorAt,
+    peerEpochs: anew ? new Map() : state.peerEpochs,
     closedSince: status.connected ? Number.POSITIVE_INFINITY : Math.min(state.closedSince, now),
     closures: status.localState === "Synced" ? 0 : state.closures,
     lastPrimary: status.primary ? lastPrimaryOf(state, status) : state.lastPrimary,

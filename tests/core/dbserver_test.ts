@@ -580,6 +580,21 @@ describe("lineage", () => {
     expect(calm.lastReport).toMatchObject({ diverged: false, serving: "on" });
   });
 
+  test("a watchdog that stood still proves anew where its server stands, though the view looks the same", () => {
+    const story = servingServer("a1");
+    story.now += 20_000;
+    story.polled(statusOf(ALL, { lastCommitted: 130 }));
+    expect(story.state.foundAt?.seqno).toBe(130);
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    expect(story.lastReport.diverged).toBe(true);
+
+    const calm = servingServer("a1");
+    calm.now += 20_000;
+    calm.polled(statusOf(ALL, { lastCommitted: 130 }));
+    calm.leased();
+    expect(calm.lastReport).toMatchObject({ diverged: false, serving: "on" });
+  });
+
   test("where it was found counts beside where it had left: nobody watched it in between", () => {
     const left = { uuid: STATE_UUID, seqno: 90 };
     const story = new ServerStory("a1", { durable: { epochServed: 4, leftPrimary: left } });
