@@ -67,7 +67,7 @@ function configText(lab: Lab, options: MindedOptions): string {
     "[cluster]",
     `name = ${quote(lab.name)}`,
     'primary_segment = "dc1"',
-    ...(options.cluster?.some((line) => line.startsWith("evict")) ? [] : ['evict = "off"']),
+    'evict = "off"',
     ...(options.cluster ?? []),
     "[timing]",
     ...(options.timing ?? []),

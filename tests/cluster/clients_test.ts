@@ -35,7 +35,6 @@ const writers: LabProcess[] = [];
 beforeAll(async () => {
   if (unable) return;
   minded = await openMinded(LAB, {
-    cluster: ['evict = "confirmed"'],
     client: ({ name }) => (name === "app2" ? [`drain_cut_ms = ${CUT_MS}`] : []),
   });
   watched = new WatchedLab(minded);
