@@ -45,6 +45,11 @@ afterAll(async () => {
   if (!unable) await watched.down();
 }, TEST_MS);
 
+/** Others use this machine as well: their share of it is in every figure. */
+function isBusy(): boolean {
+  return (loadavg()[0] ?? 0) > 2 * cpus().length;
+}
+
 /** Starts a writer through the balancer of that host and waits for its first row. */
 async function write(
   host: string,
@@ -250,8 +255,7 @@ describe.skipIf(unable)("balancers that are minded", () => {
       await endWriters();
       took.sort((a, b) => a - b);
       say(`knowledge to weight, ms: median ${took[25]}, 90% ${took[45]}, worst ${took[49]}`);
-      // Where others use the machine too, their share of it is in the figure.
-      expect(took[25]).toBeLessThan((loadavg()[0] ?? 0) > 2 * cpus().length ? 100 : 20);
+      expect(took[25]).toBeLessThan(isBusy() ? 100 : 20);
     },
     TEST_MS,
   );
@@ -277,8 +281,8 @@ describe.skipIf(unable)("balancers that are minded", () => {
           `the first one elsewhere was open after ${Math.round(door.firstGoodMs)} ms, ` +
           `${door.bad} of ${door.attempts} failed; ${Math.round(gap?.lengthMs ?? 0)} ms without a row`,
       );
-      expect(door.lastBadMs).toBeLessThan(100);
-      expect(door.firstGoodMs).toBeLessThan((loadavg()[0] ?? 0) > 2 * cpus().length ? 500 : 150);
+      expect(door.lastBadMs).toBeLessThan(isBusy() ? 300 : 100);
+      expect(door.firstGoodMs).toBeLessThan(isBusy() ? 500 : 150);
       await watched.healthy();
       expect(lastServer("after")).not.toBe(server);
       await endWriters();
