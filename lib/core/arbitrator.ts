@@ -554,15 +554,19 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
     promise,
     epochServed: null,
     writer: null,
-    arbitrator: {
-      storeId: state.durable.storeId,
-      epoch: state.durable.epoch,
-      primarySegment: state.durable.primarySegment,
-      epochs: state.durable.epochs.filter((record) => record.epoch > report.epochServed),
-      draining: state.durable.draining.includes(from),
-      retired: [...state.durable.retired],
-      start: startVerdict(state, report, now),
-    },
+    // One that has forgotten epochs would prove in line whoever is not.
+    arbitrator:
+      state.observing !== null
+        ? null
+        : {
+            storeId: state.durable.storeId,
+            epoch: state.durable.epoch,
+            primarySegment: state.durable.primarySegment,
+            epochs: state.durable.epochs.filter((record) => record.epoch > report.epochServed),
+            draining: state.durable.draining.includes(from),
+            retired: [...state.durable.retired],
+            start: startVerdict(state, report, now),
+          },
   };
   // A promise rests on the noted view, and a server remembers the epochs that it is told of: after
   // a crash a store without them would look older than the servers.

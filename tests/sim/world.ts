@@ -818,10 +818,11 @@ export class World {
         this.#respond(effect);
         return;
       case "write":
-        this.watch.granting(effect.durable);
-        this.#write(this.arbiter.disk, process, effect.durable, (error) =>
-          process.deliver({ on: "written", revision: effect.revision, error }),
-        );
+        this.#write(this.arbiter.disk, process, effect.durable, (error) => {
+          // What never came to the disk was never granted: nothing that rests on it has left.
+          if (error === null) this.watch.granting(effect.durable);
+          process.deliver({ on: "written", revision: effect.revision, error });
+        });
         return;
       case "log":
         if (effect.event === "resumed" || effect.event === "rearmed") this.arbiter.damaged = null;
