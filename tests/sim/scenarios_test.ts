@@ -262,12 +262,29 @@ describe("holes of earlier rules", () => {
     stage.until("b2 starts again", () => stage.runs("b2"));
     stage.powerOff(stage.of("dc1"));
     stage.until("b1 and b2 are together", () => stage.view("b1").length === 2);
-    stage.until("dc2 is judged anew", () => stage.verdict("dc2").rule !== "candidate.exists");
     stage.always("dc2 is not promoted", () => stage.grant?.segment !== "dc2");
     stage.run(20_000);
     expect(stage.serving()).toEqual([]);
     stage.endsWell();
   });
+
+  for (const seed of [1, 2, 3])
+    test(`H9: b2 is back in the view and still receiving when dc1 dies: dc2 goes on by b1, and lacks nothing (seed ${seed})`, () => {
+      const stage = new Stage({ seed, galera: { istLiveMs: [12_000, 12_001] } });
+      stage.cut(["b2"], ["a1", "a2", "b1"], { net: "galera" });
+      stage.until("the rest goes on", () => stage.view("b1").length === 3);
+      stage.heal();
+      stage.until("b2 is in the view again", () => stage.view("b1").length === 4);
+      stage.run(2000);
+      stage.powerOff(stage.of("dc1"));
+      stage.always("b2 serves nothing while it receives", () => {
+        const proc = stage.world.galera.procs[stage.node("b2")] ?? null;
+        return proc?.transfer == null || !stage.serves("b2");
+      });
+      stage.until("dc2 has lost Primary", () => !stage.primary("b1"));
+      stage.run(15_000);
+      stage.endsWell();
+    });
 
   test("H10: {a1,a2,b1} goes on unknown to the arbitrator, then b1 is cut off: dc2 is not promoted by arithmetic over the older view", () => {
     const stage = unknownView();
@@ -435,6 +452,26 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
+  test("H20: the store is lost after dc2 committed alone, dc2 loses power, dc1 returns and a person re-arms: dc1 is not promoted without dc2's word", () => {
+    const stage = new Stage();
+    stage.isolate("dc1");
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.run(5000);
+    stage.world.spoilStore("lost");
+    stage.run(5000);
+    stage.powerOff(stage.of("dc2"));
+    stage.heal();
+    stage.run(5000);
+    stage.order({
+      verb: "resume",
+      parameters: { who: "operator", why: "store lost", rearm: true },
+    });
+    stage.run(30_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.verdict("dc1").rule).toBe("lineage.noted");
+    stage.endsWell();
+  });
+
   test("H21: dc1 is isolated and a mariadbd of it hangs, so that the fence blocks: it is killed within lease and fence time", () => {
     const stage = new Stage();
     stage.isolate("dc1");
@@ -512,6 +549,25 @@ describe("promises outlast Galera's patience", () => {
       stage.run(20_000);
       // What hung and was acknowledged when Galera's view changed, within the lease, is lost:
       // timers like these are what the configuration warns of.
+      stage.endsWell({ mayLose: true });
+    });
+
+  for (const seed of [1, 2, 3])
+    test(`the same while the arbitrator restarts and has forgotten what it promised: it waits as long from its start (seed ${seed})`, () => {
+      const stage = new Stage({
+        weights: BALANCED_3_3,
+        seed,
+        galera: { suspectMs: [900, 2800] },
+      });
+      const rest = [...stage.site("dc1"), "b3"];
+      stage.cut(["b1", "b2"], rest);
+      stage.cut(rest, ["arbitrator"]);
+      stage.run(200);
+      stage.world.crashArbitrator(300);
+      const startedAt = stage.now + 300;
+      stage.until("an epoch is granted", () => stage.grant !== null);
+      expect(stage.now - startedAt).toBeGreaterThan(4400);
+      stage.run(20_000);
       stage.endsWell({ mayLose: true });
     });
 });
