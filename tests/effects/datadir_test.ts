@@ -224,7 +224,7 @@ describe.skipIf(made === null)("with a mariadbd", () => {
   }
 
   test("a killed server's position is recovered, and a bootstrap from it keeps the cluster's UUID", async () => {
-    running.start(startArguments("bootstrap", null));
+    await running.start(startArguments("bootstrap", null));
     const stateUuid = await isUp();
     await running.kill();
     const { datadir, command } = server;
@@ -245,13 +245,13 @@ describe.skipIf(made === null)("with a mariadbd", () => {
     // Galera keeps its last view for a start by itself; the order takes that away.
     expect(removeGvwstate(datadir)).toBe("removed");
 
-    running.start(startArguments("bootstrap", found.position));
+    await running.start(startArguments("bootstrap", found.position));
     await until("it refuses", 15_000, () => running.current().is === "stopped");
     const refusal = readFileSync(server.logFile, "utf8");
     expect(refusal).toContain("It may not be safe to bootstrap");
 
     setSafeToBootstrap(datadir);
-    running.start(startArguments("bootstrap", found.position));
+    await running.start(startArguments("bootstrap", found.position));
     expect(await isUp()).toBe(stateUuid);
     const stopped = await running.stop(10_000);
     expect(stopped).toMatchObject({ because: expect.stringContaining("exit code 0") });
@@ -272,7 +272,7 @@ describe.skipIf(made === null)("with a mariadbd", () => {
       `BUN_JSC_useJIT=0 exec ${process.execPath} --no-install --no-env-file ${handler}` +
       ` --to http://127.0.0.1:${watchdog.port} --node dbserver.7`;
     const before = readFileSync(server.logFile, "utf8").length;
-    running.start([...startArguments("bootstrap", null), `--wsrep-notify-cmd=${notify}`]);
+    await running.start([...startArguments("bootstrap", null), `--wsrep-notify-cmd=${notify}`]);
     await isUp();
     await running.stop(10_000);
     const messages = notified.map((text) => decodeMessage(text));

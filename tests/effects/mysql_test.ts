@@ -162,7 +162,7 @@ describe.skipIf(made === null)("beside a mariadbd", () => {
     server = made;
     const { command, datadir, pidFile, logFile } = server;
     process_ = manageProcess({ command, datadir, pidFile, logFile, onChange: () => undefined });
-    process_.start(startArguments("bootstrap", null));
+    await process_.start(startArguments("bootstrap", null));
     mysql = openMysql(optionsFor(server));
     await until(
       "mariadbd is ready",
