@@ -14,9 +14,9 @@ import { ack, keep, log, set, type Turn } from "./dbserver_turn.ts";
  * pc.bootstrap is tried so often: it is dropped without a word while views are forming, which took up
  * to 1 s on a loaded machine. Each attempt checks the view anew, so that a further one costs nothing.
  */
-export const FORM_ATTEMPTS = 8;
-/** A Primary view follows within 50 ms where pc.bootstrap has an effect (measured: 10 to 50 ms). */
-export const FORM_WAIT_MS = 120;
+export const FORM_ATTEMPTS = 16;
+/** A Primary view follows within this where pc.bootstrap has an effect (measured: 10 to 50 ms). */
+export const FORM_WAIT_MS = 50;
 
 interface OrderFacts {
   readonly state: DbServerState;

@@ -263,11 +263,11 @@ describe("make_primary from order to answer", () => {
     expect(story.has("unfence")).toBe(true);
   });
 
-  test("without a Primary view it is tried eight times, then given up as failed, never refused", () => {
+  test("without a Primary view it is tried sixteen times, then given up as failed, never refused", () => {
     const story = cutOff();
     story.order();
     const ticket = story.lastTicket;
-    for (let attempt = 1; attempt <= 8; attempt++) {
+    for (let attempt = 1; attempt <= 16; attempt++) {
       expect(story.effects.filter((one) => one.do === "form_primary")).toHaveLength(attempt);
       story.give({ on: "formed", outcome: "given", error: null });
       story.polled(statusOf(DC2, { primary: false }));
@@ -275,7 +275,7 @@ describe("make_primary from order to answer", () => {
       story.polled(statusOf(DC2, { primary: false }));
     }
     expect(story.ackOf(ticket)).toMatchObject({ outcome: "failed" });
-    expect(story.ackOf(ticket)?.because).toContain("no Primary view after 8 attempts");
+    expect(story.ackOf(ticket)?.because).toContain("no Primary view after 16 attempts");
     expect(story.state.durable.epochServed).toBe(1);
   });
 
