@@ -59,11 +59,16 @@ describe("a minded cluster of two data centres", () => {
       expect(verdict.checksumsEqual).toBe(true);
       expect(verdict.strayWrites).toBe(0);
       expect(verdict.kill.segment).toBe("dc2");
-      // Two faults, two epochs: nothing was granted twice, and both were closed again.
-      expect(timeline.entries.filter((entry) => entry.what.includes("written for"))).toHaveLength(
-        2,
-      );
-      expect((await minded.summary())?.epochHolder).toBeNull();
+      // Two faults, at least two epochs; an order that failed costs a further one. Numbers only rise.
+      const epochs = timeline.entries.flatMap((entry) => {
+        const written = /^epoch (\d+) written for/.exec(entry.what);
+        return written === null ? [] : [Number(written[1])];
+      });
+      expect(epochs.length).toBeGreaterThanOrEqual(2);
+      expect(epochs).toEqual([...new Set(epochs)].sort((one, other) => one - other));
+      await minded.untilSummary("the joint view has closed the epoch", (is) => {
+        return is.epochHolder === null;
+      });
     } finally {
       timeline.stop();
     }
