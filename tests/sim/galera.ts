@@ -380,6 +380,15 @@ export class Galera {
     this.#considerMerges();
   }
 
+  /** Is anything under way that will end by itself: views, transfers, starts. */
+  get changing(): boolean {
+    for (const view of this.views)
+      if (!view.whole || view.changes.size > 0 || view.merge !== null) return true;
+    for (const proc of this.procs)
+      if (proc !== null && (proc.transfer !== null || proc.stopping)) return true;
+    return false;
+  }
+
   linked(a: number, b: number): boolean {
     return (get(this.#links, a) & (1 << b)) !== 0 && (get(this.#links, b) & (1 << a)) !== 0;
   }

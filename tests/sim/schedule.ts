@@ -93,3 +93,76 @@ export class Schedule {
 function before(a: Task, b: Task): boolean {
   return a.at < b.at || (a.at === b.at && a.order < b.order);
 }
+
+/** Something that a story has planned; `live` false takes it back. */
+export interface Planned {
+  readonly run: () => void;
+  readonly fault: boolean;
+  live: boolean;
+  task: Task | null;
+  at: number;
+}
+
+/**
+ * What a story has planned: faults, and when they end. Each comes at its time, but where nothing is
+ * left to happen before the next one, the wait for it can be left out: `skip` brings everything
+ * planned forward by the same time, so that distances stay as they are.
+ */
+export class Plan {
+  /** Simulated time left out so far. */
+  skippedMs = 0;
+  readonly #schedule: Schedule;
+  #items: Planned[] = [];
+
+  constructor(schedule: Schedule) {
+    this.#schedule = schedule;
+  }
+
+  /** A fault's end, or the next act of one that is under way. */
+  after(delayMs: number, run: () => void): Planned {
+    return this.#add(delayMs, run, true);
+  }
+
+  /** Something that begins. */
+  begin(delayMs: number, run: () => void): Planned {
+    return this.#add(delayMs, run, false);
+  }
+
+  /** Is any fault under way that has yet to end. */
+  get faulty(): boolean {
+    return this.#items.some(({ live, fault }) => live && fault);
+  }
+
+  /** Brings the next thing forward to now. */
+  skip(): void {
+    const { now } = this.#schedule;
+    this.#items = this.#items.filter(({ live }) => live);
+    let next = Number.POSITIVE_INFINITY;
+    for (const { at } of this.#items) next = Math.min(next, at);
+    if (next === Number.POSITIVE_INFINITY || next <= now) return;
+    const by = next - now;
+    this.skippedMs += by;
+    for (const item of this.#items) {
+      if (item.at === Number.POSITIVE_INFINITY) continue;
+      item.at -= by;
+      if (item.task !== null) item.task.live = false;
+      item.task = this.#schedule.at(item.at, () => this.#run(item));
+    }
+  }
+
+  #add(delayMs: number, run: () => void, fault: boolean): Planned {
+    const at = this.#schedule.now + delayMs;
+    const item: Planned = { run, fault, live: true, task: null, at };
+    if (at !== Number.POSITIVE_INFINITY) {
+      item.task = this.#schedule.at(at, () => this.#run(item));
+      this.#items.push(item);
+    }
+    return item;
+  }
+
+  #run(item: Planned): void {
+    if (!item.live) return;
+    item.live = false;
+    item.run();
+  }
+}

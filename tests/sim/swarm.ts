@@ -7,10 +7,14 @@
  */
 import { type ClusterConfig, parseClusterConfig } from "../../lib/cluster_config.ts";
 import { FAILED_STARTS_MAX } from "../../lib/core/dbserver_state.ts";
-import type { GaleraOptions } from "./galera.ts";
+import { GALERA_DEFAULTS, type GaleraOptions } from "./galera.ts";
 import type { Violation } from "./invariants.ts";
 import { Random } from "./random.ts";
 import { World } from "./world.ts";
+
+/** So often it is looked whether everybody serves, and whether anybody stands fenced for long. */
+const LOOK_MS = 100;
+const SETTLED_EVERY_MS = 500;
 
 /** Service by all servers with equal rows, at the latest so long after everything is healed. */
 export const LIVENESS_MS = 120_000;
@@ -69,6 +73,8 @@ export interface Fault {
 export interface Topology {
   readonly weights: readonly [readonly number[], readonly number[]];
   readonly onDoubleFault: "stay" | "fence";
+  /** Keys of the config's `timing`. @default none: as in production, but for a window of 60 s */
+  readonly timing?: Readonly<Record<string, number>>;
 }
 
 /** A story: all that a run depends on. */
@@ -78,8 +84,20 @@ export interface Story {
   readonly galera: Partial<GaleraOptions>;
   readonly writeEveryMs: number;
   readonly interMs: number;
+  /** How long everybody has been running at the beginning. */
+  readonly ageMs: number;
+  /** Calm, or faults that change nothing any more, last so long before the next thing comes early. */
+  readonly patience: Patience;
   readonly faults: readonly Fault[];
   readonly healAtMs: number;
+}
+
+/** Infinity: nothing comes early. */
+export interface Patience {
+  /** After everybody serves and no fault is under way. */
+  readonly calmMs: number;
+  /** After anything has last happened, a fault being under way. */
+  readonly stuckMs: number;
 }
 
 export interface Outcome {
@@ -105,44 +123,92 @@ export interface SwarmOptions {
   readonly kinds?: readonly FaultKind[];
 }
 
-const BALANCED: readonly Topology["weights"][] = [
+/** Pairs of a share and what it gets. */
+type Shares<T> = readonly (readonly [number, T])[];
+
+const BALANCED: Shares<Topology["weights"]> = [
   [
-    [1, 1],
-    [1, 1],
+    4,
+    [
+      [1, 1],
+      [1, 1],
+    ],
   ],
+  [2, [[1], [1]]],
   [
-    [1, 1],
-    [1, 1],
+    1,
+    [
+      [2, 2, 2],
+      [3, 3],
+    ],
   ],
+  [2, [[2], [1, 1]]],
   [
-    [1, 1],
-    [1, 1],
-  ],
-  [[1], [1]],
-  [
-    [2, 2, 2],
-    [3, 3],
-  ],
-  [[2], [1, 1]],
-  [
-    [1, 1, 1],
-    [1, 1, 1],
+    0.5,
+    [
+      [1, 1, 1],
+      [1, 1, 1],
+    ],
   ],
 ];
-const HEAVY: readonly Topology["weights"][] = [
+const HEAVY: Shares<Topology["weights"]> = [
   [
-    [1, 1, 1],
-    [1, 1],
+    1,
+    [
+      [1, 1, 1],
+      [1, 1],
+    ],
   ],
-  [[1, 1], [1]],
-  [[2], [1]],
+  [1, [[1, 1], [1]]],
+  [1, [[2], [1]]],
 ];
+
+/** Production's timing, and sparser or denser ones that the config takes as well. */
+const TIMINGS: Shares<Readonly<Record<string, number>>> = [
+  [3, {}],
+  [2, { poll_fast_ms: 60 }],
+  [
+    3,
+    { poll_fast_ms: 150, poll_interval_ms: 800, probe_interval_ms: 800, report_interval_ms: 800 },
+  ],
+  [
+    3,
+    {
+      poll_fast_ms: 250,
+      poll_interval_ms: 1000,
+      probe_interval_ms: 1000,
+      report_interval_ms: 1000,
+    },
+  ],
+  [1, { lease_ms: 1800, report_interval_ms: 600, poll_fast_ms: 100 }],
+];
+
+/** What Galera is drawn to need until it gives up on lost members: its default, or hardly longer than a lease. */
+const SUSPECTS: Shares<GaleraOptions["suspectMs"]> = [
+  [3, GALERA_DEFAULTS.suspectMs],
+  [1, [3300, 4400]],
+];
+
+const PATIENCES: Shares<Patience> = [
+  [8, { calmMs: 600, stuckMs: 5000 }],
+  [2, { calmMs: 3000, stuckMs: 8000 }],
+  [1, { calmMs: Number.POSITIVE_INFINITY, stuckMs: Number.POSITIVE_INFINITY }],
+];
+
+function draw<T>(random: Random, shares: Shares<T>): T {
+  let left = random.float() * shares.reduce((sum, [share]) => sum + share, 0);
+  for (const [share, what] of shares) {
+    left -= share;
+    if (left < 0) return what;
+  }
+  throw new Error("Cannot draw from nothing");
+}
 
 /** The story of a seed. */
 export function storyOf(seed: number, options: SwarmOptions = {}): Story {
   const random = new Random(seed);
   const heavy = options.heavy === true && random.chance(0.4);
-  const weights = random.pick(heavy ? HEAVY : BALANCED);
+  const weights = draw(random, heavy ? HEAVY : BALANCED);
   // Each story knows only some of the kinds, so that rare ones meet each other.
   const allowed = options.kinds ?? FAULT_KINDS;
   const share = random.between(0.15, 1);
@@ -152,9 +218,11 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
   for (const kind of SEGMENT_KINDS) if (kinds.includes(kind)) kinds.push(kind, kind);
   const count = 1 + random.int(random.chance(0.2) ? 9 : 4);
   const faults: Fault[] = [];
-  const meanGapMs = random.pick([300, 1500, 4000, 9000]);
-  const meanLengthMs = random.pick([1500, 6000, 15_000]);
-  let atMs = 3000 + random.between(0, 1500);
+  const meanGapMs = random.pick([200, 1000, 3000, 6000]);
+  const meanLengthMs = random.pick([800, 3000, 9000]);
+  // Most stories begin long after everybody has started.
+  const ageMs = random.chance(0.75) ? 60_000 : 0;
+  let atMs = 900 + random.between(0, ageMs === 0 ? 4000 : 600);
   for (let index = 0; index < count; index++) {
     faults.push({
       atMs: Math.round(atMs),
@@ -170,9 +238,12 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
     topology: {
       weights,
       onDoubleFault: random.chance(0.75) ? "stay" : "fence",
+      timing: draw(random, TIMINGS),
     },
     galera: {
       interMs,
+      // Against a heavy segment only an outwait within Galera's own patience protects.
+      suspectMs: heavy ? GALERA_DEFAULTS.suspectMs : draw(random, SUSPECTS),
       bootstrapErrorChance: random.chance(0.2) ? 0.4 : 0,
       bootstrapLieChance: random.chance(0.2) ? 0.4 : 0,
       killLeakChance: random.chance(0.1) ? 0.3 : 0,
@@ -181,10 +252,12 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
       gcacheMissChance: random.chance(0.1) ? 0.3 : 0,
       istRefusedChance: random.chance(0.5) ? 0 : 0.5,
     },
-    writeEveryMs: random.pick([40, 150, 400]),
+    writeEveryMs: random.pick([60, 200, 500]),
     interMs,
+    ageMs,
+    patience: draw(random, PATIENCES),
     faults,
-    healAtMs: Math.round(atMs + random.between(500, 12_000)),
+    healAtMs: Math.round(atMs + random.between(300, random.chance(0.3) ? 12_000 : 5000)),
   };
 }
 
@@ -210,7 +283,7 @@ export function configOf(topology: Topology): ClusterConfig {
       arbitrator: [{ serial: 1, host: "10.0.3.1" }],
       dbserver: servers,
       dbclient: [],
-      timing: { promotion_window_ms: 60_000 },
+      timing: { promotion_window_ms: 60_000, ...topology.timing },
     },
     "simulator",
   );
@@ -242,38 +315,54 @@ export function run(story: Story, options: { readonly record: boolean }): Outcom
     intraMs: 0.3,
     interMs: story.interMs,
     codecShare: 0.002,
+    ageMs: story.ageMs,
     record: options.record,
   });
   const { schedule, watch } = world;
   const trouble = new Trouble(world);
-  for (const fault of story.faults) schedule.at(fault.atMs, () => trouble.strike(fault));
+  for (const fault of story.faults) world.story.begin(fault.atMs, () => trouble.strike(fault));
   let healedAt = Number.POSITIVE_INFINITY;
-  schedule.at(story.healAtMs, () => {
+  world.story.begin(story.healAtMs, () => {
     trouble.heal();
     healedAt = schedule.now;
   });
-  // Looked at twice a second; nothing inside the world hears of it.
+  // Looked at now and then; nothing inside the world hears of it.
   let wholeSince = Number.POSITIVE_INFINITY;
   let healedMs = Number.NaN;
-  const limit = story.healAtMs + LIVENESS_MS;
+  let settledAt = 0;
+  let quietSince = Number.POSITIVE_INFINITY;
   while (watch.violations.length === 0) {
-    schedule.runUntil(schedule.now + 500);
-    watch.settled();
-    if (schedule.now < healedAt + 500) continue;
+    schedule.runUntil(schedule.now + LOOK_MS);
+    if (schedule.now - settledAt >= SETTLED_EVERY_MS) {
+      settledAt = schedule.now;
+      watch.settled();
+    }
     const missing = watch.missing();
+    wholeSince = missing === null ? Math.min(wholeSince, schedule.now) : Number.POSITIVE_INFINITY;
+    if (healedAt === Number.POSITIVE_INFINITY) {
+      const { calmMs, stuckMs } = story.patience;
+      const calm = !world.story.faulty && schedule.now - wholeSince >= calmMs;
+      // What waits for time to pass is told by somebody when it has; Galera alone is silent meanwhile.
+      const stuck = schedule.now - world.stirredAt >= stuckMs && !world.galera.changing;
+      if (calm || stuck) {
+        world.story.skip();
+        world.stirredAt = schedule.now;
+      }
+      continue;
+    }
+    if (schedule.now < healedAt + 500) continue;
     if (missing === null) {
-      wholeSince = Math.min(wholeSince, schedule.now);
       // The last writes are let through before the rows are counted.
-      if (schedule.now - wholeSince >= 1000) world.writing = false;
-      if (schedule.now - wholeSince >= 2000) {
-        healedMs = wholeSince - healedAt;
+      if (world.writing && schedule.now - wholeSince >= 600) {
+        world.writing = false;
+        quietSince = schedule.now;
+      }
+      if (schedule.now - Math.max(wholeSince, quietSince) >= 600) {
+        healedMs = Math.max(0, wholeSince - healedAt);
         break;
       }
-    } else {
-      wholeSince = Number.POSITIVE_INFINITY;
-      trouble.insist();
-    }
-    if (schedule.now > limit) {
+    } else trouble.insist();
+    if (schedule.now > healedAt + LIVENESS_MS) {
       watch.violate(
         "liveness",
         `${LIVENESS_MS / 1000} s after healing: ${missing ?? "unsteady"} (${watch.describeAll()})`,
@@ -324,12 +413,12 @@ class Trouble {
 
   strike(fault: Fault): void {
     const world = this.#world;
-    const { watch, servers, arbiter, schedule } = world;
+    const { watch, servers, arbiter } = world;
     const [p, q, r] = fault.pick;
     const { forMs } = fault;
     const node = Math.floor(p * servers.length);
     const site = q < 0.5 ? "dc1" : "dc2";
-    const later = (undo: () => void) => schedule.after(forMs, undo);
+    const later = (undo: () => void) => world.story.after(forMs, undo);
     watch.count(`fault ${fault.kind}`);
     switch (fault.kind) {
       case "cut_sites":
@@ -371,7 +460,7 @@ class Trouble {
         const onMs = 200 + q * 9000;
         const offMs = 100 + r * 5000;
         for (let round = 0; round < rounds; round++)
-          schedule.after(round * (onMs + offMs), () => {
+          world.story.after(round * (onMs + offMs), () => {
             if (!this.#healed)
               this.#cut(this.#site("dc1"), this.#site("dc2"), { net: "both", forMs: onMs });
           });
@@ -566,7 +655,7 @@ class Trouble {
         .join(",");
     const what = `{${names(from)}} ${cut.oneWay ? "->" : "--"} {${names(to)}} (${cut.net})`;
     this.#relink(`cut ${what} for ${Math.round(how.forMs)} ms`);
-    this.#world.schedule.after(how.forMs, () => {
+    this.#world.story.after(how.forMs, () => {
       if (this.#cuts.delete(cut)) this.#relink(`mended ${what}`);
     });
   }

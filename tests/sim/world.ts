@@ -39,7 +39,7 @@ import { fingerprint } from "../../lib/wsrep_status.ts";
 import { Galera, type GaleraOptions } from "./galera.ts";
 import { Watch } from "./invariants.ts";
 import type { Random } from "./random.ts";
-import { Schedule, type Task } from "./schedule.ts";
+import { Plan, type Planned, Schedule, type Task } from "./schedule.ts";
 
 /** What a world is made of. */
 export interface WorldPlan {
@@ -58,6 +58,8 @@ export interface WorldPlan {
   readonly interMs: number;
   /** Share of messages that pass through the codec. */
   readonly codecShare: number;
+  /** How long everybody has been running when it begins, so that what is outwaited is over. @default 0 */
+  readonly ageMs?: number;
   readonly record: boolean;
 }
 
@@ -274,7 +276,7 @@ interface Server {
   readonly host: Host;
   readonly disk: Disk<ServerDurable>;
   process: ServerProcess | null;
-  restart: Task | null;
+  restart: Planned | null;
   probe: { readonly startedAt: number } | null;
   pid: number;
 }
@@ -286,11 +288,15 @@ interface Arbiter {
   /** Why the next start does not trust its store. */
   damaged: string | null;
   process: ArbitratorProcess | null;
-  restart: Task | null;
+  restart: Planned | null;
 }
 
 export class World {
   readonly schedule = new Schedule();
+  /** Faults and their ends; the waits between them can be left out. */
+  readonly story = new Plan(this.schedule);
+  /** When anything last happened that is more than repetition. */
+  stirredAt = 0;
   readonly config: ClusterConfig;
   readonly random: Random;
   readonly galera: Galera;
@@ -306,6 +312,7 @@ export class World {
   writing = true;
   steps = 0;
   readonly #plan: WorldPlan;
+  #ageMs = 0;
   /** By host index: mask of hosts that its messages reach. */
   readonly #links: number[] = [];
   #ids = 0;
@@ -324,7 +331,10 @@ export class World {
       options: plan.galera,
       hooks: {
         ended: (node, because) => this.#mariadbdEnded(node, because),
-        changed: (node) => this.watch.changed(node),
+        changed: (node) => {
+          this.stirredAt = this.schedule.now;
+          this.watch.changed(node);
+        },
         notify: (node, status, primary) => this.#notify(node, status, primary),
       },
     });
@@ -352,8 +362,10 @@ export class World {
       servers.map((_, node) => node),
       { fenced: true },
     );
+    this.#ageMs = plan.ageMs ?? 0;
     for (const server of this.servers) this.startWatchdog(server.node);
     this.startArbitrator();
+    this.#ageMs = 0;
     this.#startWriters();
   }
 
@@ -395,7 +407,7 @@ export class World {
     this.note(`${this.#name(node)}: mariadbd hangs for ${Math.round(forMs)} ms`);
     this.galera.hang(node);
     this.watch.disturbed();
-    this.schedule.after(forMs, () => {
+    this.story.after(forMs, () => {
       if (this.servers[node]?.host.suspended === true) return;
       this.galera.resume(node);
       this.watch.disturbed();
@@ -417,7 +429,7 @@ export class World {
     this.#crashDisk(server.disk);
     server.probe = null;
     if (server.restart !== null) server.restart.live = false;
-    server.restart = this.schedule.after(restartMs, () => this.startWatchdog(node));
+    server.restart = this.story.after(restartMs, () => this.startWatchdog(node));
     this.watch.disturbed();
   }
 
@@ -427,7 +439,7 @@ export class World {
     this.note(`${process.id} stopped for ${Math.round(forMs)} ms`);
     process.pause();
     this.watch.disturbed();
-    this.schedule.after(forMs, () => {
+    this.story.after(forMs, () => {
       if (process.alive && process.paused && !process.host.suspended) process.resume(null);
       this.watch.disturbed();
     });
@@ -441,7 +453,7 @@ export class World {
     arbiter.process = null;
     this.#crashDisk(arbiter.disk);
     if (arbiter.restart !== null) arbiter.restart.live = false;
-    arbiter.restart = this.schedule.after(restartMs, () => this.startArbitrator());
+    arbiter.restart = this.story.after(restartMs, () => this.startArbitrator());
     this.watch.disturbed();
   }
 
@@ -451,7 +463,7 @@ export class World {
     this.note(`${process.id} stopped for ${Math.round(forMs)} ms`);
     process.pause();
     this.watch.disturbed();
-    this.schedule.after(forMs, () => {
+    this.story.after(forMs, () => {
       if (process.alive && process.paused && !process.host.suspended) process.resume(null);
       this.watch.disturbed();
     });
@@ -467,9 +479,11 @@ export class World {
     process?.pause();
     if (index < this.servers.length) this.galera.hang(index);
     this.watch.disturbed();
-    this.schedule.after(forMs, () => {
+    const since = this.schedule.now;
+    this.story.after(forMs, () => {
       if (!host.on || !host.suspended) return;
       host.resume(this.schedule.now);
+      const stoodMs = this.schedule.now - since;
       this.note(`${host.name} wakes`);
       // mariadbd may run before the watchdog does, or after it.
       const mariadbdFirst = this.random.chance(0.5);
@@ -477,8 +491,8 @@ export class World {
       this.schedule.after(this.random.between(0, 50), () => {
         if (!mariadbdFirst && index < this.servers.length) this.galera.resume(index);
         if (process?.alive === true) {
-          const suspended = { on: "suspended", forMs } as const;
-          (process as ServerProcess).resume(forMs > 500 ? suspended : null);
+          const suspended = { on: "suspended", forMs: stoodMs } as const;
+          (process as ServerProcess).resume(stoodMs > 500 ? suspended : null);
         }
         this.watch.disturbed();
       });
@@ -501,7 +515,7 @@ export class World {
       if (this.arbiter.restart !== null) this.arbiter.restart.live = false;
     }
     this.watch.disturbed();
-    this.schedule.after(bootMs, () => this.powerOn(index));
+    this.story.after(bootMs, () => this.powerOn(index));
   }
 
   powerOn(index: number): void {
@@ -534,7 +548,7 @@ export class World {
     if (disk === undefined) return;
     this.note(`disk of ${node === null ? "the arbitrator" : this.#name(node)} full`);
     disk.full = true;
-    this.schedule.after(forMs, () => {
+    this.story.after(forMs, () => {
       disk.full = false;
     });
   }
@@ -623,7 +637,7 @@ export class World {
       id: self.id,
       host: server.host,
       core: room,
-      initial: room.initial(core.initial(server.host.local(this.schedule.now))),
+      initial: room.initial(core.initial(server.host.local(this.schedule.now) - this.#ageMs)),
       perform: (effect) => this.#performServer(server, process, effect),
     });
     server.process = process;
@@ -653,7 +667,7 @@ export class World {
       id: arbiter.id,
       host: arbiter.host,
       core: room,
-      initial: room.initial(core.initial(arbiter.host.local(this.schedule.now))),
+      initial: room.initial(core.initial(arbiter.host.local(this.schedule.now) - this.#ageMs)),
       perform: (effect) => this.#performArbitrator(process, effect),
     });
     arbiter.process = process;
@@ -1121,6 +1135,7 @@ export class World {
     id: PartyId,
     effect: { readonly event: string; readonly fields: Readonly<Record<string, unknown>> },
   ): void {
+    this.stirredAt = this.schedule.now;
     this.watch.logged(id, effect.event, effect.fields);
     if (this.#plan.record) this.note(`${id} ${effect.event} ${JSON.stringify(effect.fields)}`);
   }
