@@ -80,6 +80,18 @@ doctor *args:
 grants *args:
     @{{ quote(bun) }} scripts/grants.ts "$@"
 
+# Make a secret file, mode 0600: for all nodes, or for the people who give orders
+[group('set it up')]
+[no-exit-message]
+secret file:
+    @{{ quote(bun) }} scripts/secret.ts {{ quote(file) }}
+
+# Make certificates for every party of the config, for a trial (needs openssl)
+[group('set it up')]
+[no-exit-message]
+certs *args:
+    @{{ quote(bun) }} scripts/certs.ts "$@"
+
 # Print the files that let systemd run mariadbd under the watchdog's care
 [group('set it up')]
 systemd-config *args:

@@ -100,6 +100,28 @@ export interface DbClientConfig {
   };
 }
 
+/** Certificates of the messages' transport; `{id}` in a path stands for the party, as dbserver.1. */
+export interface TlsConfig {
+  /** Certificate of this party, and those between it and the authority, as PEM. */
+  readonly certFile: string;
+  readonly keyFile: string;
+  /** The only authority that is believed, as PEM. */
+  readonly caFile: string;
+  /** Who connects must show a certificate too. @default true */
+  readonly mutual: boolean;
+}
+
+/** How messages are proven and hidden; see docs/security.md. */
+export interface SecurityConfig {
+  /** Secret that the parties share; null: messages are not signed. */
+  readonly secretFile: string | null;
+  /** Secret of the people who give orders. */
+  readonly operatorFile: string | null;
+  /** Unsigned messages are accepted from other hosts: for good, or until all sign. @default false */
+  readonly unsigned: boolean;
+  readonly tls: TlsConfig | null;
+}
+
 export interface SegmentConfig {
   readonly name: string;
   readonly servers: readonly DbServerConfig[];
@@ -119,6 +141,7 @@ export interface ClusterConfig {
   readonly evict: "off";
   readonly timing: Timing;
   readonly database: { readonly user: string; readonly passwordFile: string | null };
+  readonly security: SecurityConfig;
   readonly arbitrators: readonly ArbitratorConfig[];
   readonly servers: readonly DbServerConfig[];
   readonly clients: readonly DbClientConfig[];
@@ -167,6 +190,8 @@ export const TIMING_DEFAULTS: Timing = Object.freeze({
 export const CONFIG_DEFAULTS = Object.freeze({
   cluster: Object.freeze({ on_double_fault: "stay", evict: "off" } as const),
   database: Object.freeze({ user: "minder", password_file: null }),
+  security: Object.freeze({ secret_file: null, operator_file: null, unsigned: false, tls: null }),
+  tls: Object.freeze({ mutual: true }),
   arbitrator: Object.freeze({ port: 4570 }),
   dbserver: Object.freeze({
     port: 4570,
@@ -290,6 +315,26 @@ const DatabaseTable = v.object(
   "a table",
 );
 
+const TlsTable = v.object(
+  {
+    cert_file: Path,
+    key_file: Path,
+    ca_file: Path,
+    mutual: v.optional(v.boolean("true or false"), CONFIG_DEFAULTS.tls.mutual),
+  },
+  "a table with cert_file, key_file and ca_file",
+);
+
+const SecurityTable = v.object(
+  {
+    secret_file: v.optional(v.nullable(Path), null),
+    operator_file: v.optional(v.nullable(Path), null),
+    unsigned: v.optional(v.boolean("true or false"), CONFIG_DEFAULTS.security.unsigned),
+    tls: v.optional(v.nullable(TlsTable), null),
+  },
+  "a table",
+);
+
 const ArbitratorTable = v.object(
   {
     serial: Serial,
@@ -392,6 +437,7 @@ export const ClusterDocumentSchema = v.object(
     cluster: ClusterTable,
     timing: v.optional(TimingTable, {}),
     database: v.optional(DatabaseTable, {}),
+    security: v.optional(SecurityTable, {}),
     arbitrator: ArbitratorList,
     dbserver: list(DbServerTable, 2, SERVERS_MAX),
     dbclient: v.optional(list(DbClientTable, 0, CLIENTS_MAX), []),
@@ -662,6 +708,8 @@ function derive(document: ClusterDocument): ClusterConfig {
   });
   const outwaitMs = timing.leaseMs + timing.fenceMs + timing.marginMs;
   const parties = [...arbitrators, ...servers, ...clients];
+  const security = securityOf(document.security);
+  const scheme = security.tls === null ? "http" : "https";
   const config = {
     version: document.version,
     name: document.cluster.name,
@@ -670,6 +718,7 @@ function derive(document: ClusterDocument): ClusterConfig {
     evict: document.cluster.evict,
     timing,
     database: { user: document.database.user, passwordFile: document.database.password_file },
+    security,
     arbitrators,
     servers,
     clients,
@@ -677,14 +726,32 @@ function derive(document: ClusterDocument): ClusterConfig {
     outwaitMs,
     serverById: new Map(servers.map((server) => [server.id, server])),
     serverByName: new Map(servers.map((server) => [server.name, server])),
-    urlById: new Map(parties.map((party) => [party.id, urlOf(party.host, party.port)])),
+    urlById: new Map(parties.map((party) => [party.id, urlOf(party.host, party.port, scheme)])),
   };
   return { ...config, warnings: warningsFor(config) };
 }
 
+function securityOf(table: ClusterDocument["security"]): SecurityConfig {
+  const { tls } = table;
+  return {
+    secretFile: table.secret_file,
+    operatorFile: table.operator_file,
+    unsigned: table.unsigned,
+    tls:
+      tls === null
+        ? null
+        : {
+            certFile: tls.cert_file,
+            keyFile: tls.key_file,
+            caFile: tls.ca_file,
+            mutual: tls.mutual,
+          },
+  };
+}
+
 /** URL of host and port; a numeric IPv6 address gets its brackets. */
-function urlOf(host: string, port: number): string {
-  return `http://${host.includes(":") ? `[${host}]` : host}:${port}`;
+function urlOf(host: string, port: number, scheme = "http"): string {
+  return `${scheme}://${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
 function sum(values: readonly number[]): number {
@@ -725,6 +792,7 @@ function crossCheck(config: ClusterConfig, problems: ConfigProblem[]): void {
   checkSegments(config, add);
   checkUnique(config, add);
   checkTiming(config, add);
+  checkSecurity(config, add);
   for (const [index, client] of config.clients.entries()) {
     for (const name of Object.keys(client.weights ?? {})) {
       if (config.serverByName.has(name)) continue;
@@ -907,6 +975,24 @@ function checkTiming(config: ClusterConfig, add: AddProblem): void {
       `timing.${snake(small)}`,
       `is ${timing[small]}, must be at most ${snake(large)} = ${timing[large]}`,
       hint,
+    );
+  }
+}
+
+function checkSecurity({ security }: ClusterConfig, add: AddProblem): void {
+  const { secretFile, operatorFile } = security;
+  if (secretFile === null && operatorFile !== null) {
+    add(
+      "security.operator_file",
+      "is written without secret_file, must be beside it",
+      "Orders can only be proven where all messages are: name the nodes' secret too",
+    );
+  }
+  if (secretFile !== null && secretFile === operatorFile) {
+    add(
+      "security.operator_file",
+      "is the same file as secret_file, must be another",
+      "Whoever has the secret of a node could give orders",
     );
   }
 }

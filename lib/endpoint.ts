@@ -1,16 +1,37 @@
 /**
  * The HTTP side of a party: a Hono app, made by a function so that tests call it without a socket.
- * Owns what can be said about a request before anybody decides anything: its size, its type, its
- * form. Everything else is the mailroom's.
+ * Owns what can be said about a request before anybody decides anything: how often its address asks,
+ * its seal, its size, its type, its form. Everything else is the mailroom's.
+ *
+ * Invariant: with keys, no byte of a body is parsed before its seal is found right, but for what this
+ * very host may ask unsigned; and whoever sealed a request gets a sealed answer, refusals included.
  */
 import { type Context, Hono } from "hono";
+import type { ContentfulStatusCode } from "hono/utils/http-status";
+import type { Millis } from "./core/core.ts";
 import { describeError } from "./errors.ts";
 import type { QuietLog } from "./log.ts";
 import { BODY_MAX_BYTES } from "./message/envelope.ts";
 import { decodeMessage, encodeMessage, type Message } from "./message/mod.ts";
+import type { Rate } from "./rate.ts";
+import {
+  type Claim,
+  holds,
+  type Keyring,
+  mayBeUnsigned,
+  maySay,
+  readClaim,
+  SEAL_HEADER,
+  sealReply,
+} from "./seal.ts";
 
 /** Requests whose bodies are being read or whose replies are awaited. */
 export const REQUESTS_MAX = 512;
+/** Of those, from one address: some must be left for the others. */
+export const REQUESTS_PER_ADDRESS_MAX = 256;
+/** Tokens that a request takes, and one that is refused: a party's own are hardly ever. */
+export const REQUEST_TOKENS = 1;
+export const REFUSED_TOKENS = 10;
 /** A body that has not come in full by then is not awaited any longer. */
 export const BODY_TIMEOUT_MS = 5000;
 
@@ -31,17 +52,34 @@ export interface EndpointOptions {
   /** @default BODY_TIMEOUT_MS */
   readonly bodyTimeoutMs?: number;
   readonly log?: QuietLog;
+  /** Keys at present; null where messages are not signed. @default null */
+  readonly keyring?: () => Keyring | null;
+  /** With keys, the unsigned is taken too: while a cluster begins to sign. @default false */
+  readonly unsigned?: boolean;
+  /** Requests of an address, in time. @default unbounded */
+  readonly rate?: { readonly buckets: Rate; readonly now: () => Millis };
 }
 
+/** Where a request comes from, as far as the socket tells. */
+export interface Peer {
+  /** Null: through a unix socket. */
+  readonly address: string | null;
+  /** A process of this very host. */
+  readonly isLocal: () => boolean;
+}
+
+type Environment = { Bindings: { readonly peer?: Peer } };
+type Ask = Context<Environment>;
+
 export interface Endpoint {
-  readonly app: Hono;
+  readonly app: Hono<Environment>;
   /** Refused requests by reason, a copy. */
   counters(): Readonly<Record<string, number>>;
 }
 
 /** A request that is refused before the mailroom sees it. */
 interface Refusal {
-  readonly status: 400 | 403 | 404 | 405 | 408 | 411 | 413 | 415 | 500 | 503;
+  readonly status: 400 | 401 | 403 | 404 | 405 | 408 | 411 | 413 | 415 | 429 | 500 | 503;
   readonly reason: string;
   readonly error: string;
 }
@@ -50,17 +88,43 @@ interface Refusal {
 export function createEndpoint(options: EndpointOptions): Endpoint {
   const { submit, status, illness, log } = options;
   const { bodyMaxBytes = BODY_MAX_BYTES, bodyTimeoutMs = BODY_TIMEOUT_MS } = options;
+  const { keyring = () => null, unsigned = false, rate } = options;
   const counters = new Map<string, number>();
+  const requestsBy = new Map<string, number>();
   let requests = 0;
 
-  function refuse(context: Context, refusal: Refusal): Response {
+  function refuse(context: Ask, refusal: Refusal, claim: Claim | null = null): Response {
     const { status: code, reason, error } = refusal;
     counters.set(reason, (counters.get(reason) ?? 0) + 1);
-    log?.(`refused ${reason}`, "warn", "refused", { status: code, reason, error });
-    return context.json({ error, reason }, code);
+    const from = peerOf(context)?.address ?? "this host";
+    log?.(`refused ${reason}`, "warn", "refused", { status: code, reason, error, from });
+    return answerWith(context, code, JSON.stringify({ error, reason }), claim);
   }
 
-  async function postMessage(context: Context): Promise<Response> {
+  /** Every answer goes out here: what is not 200 costs its address more than what is. */
+  function answerWith(context: Ask, code: number, body: string, claim: Claim | null): Response {
+    const address = peerOf(context)?.address ?? null;
+    if (rate !== undefined && address !== null) {
+      rate.buckets.charge(address, code === 200 ? REQUEST_TOKENS : REFUSED_TOKENS, rate.now());
+    }
+    const headers: Record<string, string> = { "content-type": "application/json" };
+    if (claim !== null) headers[SEAL_HEADER] = sealReply(claim, code, body);
+    return context.body(body, code as ContentfulStatusCode, headers);
+  }
+
+  /** Null while this address may ask. */
+  function tooMuch(context: Ask): Refusal | null {
+    const address = peerOf(context)?.address ?? null;
+    if (address === null) return null;
+    if (rate !== undefined && !rate.buckets.allows(address, rate.now())) return TOO_OFTEN;
+    if ((requestsBy.get(address) ?? 0) < REQUESTS_PER_ADDRESS_MAX) return null;
+    const error = `${REQUESTS_PER_ADDRESS_MAX} requests of this address are under way already`;
+    return { status: 429, reason: "busy_address", error };
+  }
+
+  async function postMessage(context: Ask): Promise<Response> {
+    const excess = tooMuch(context);
+    if (excess !== null) return refuse(context, excess);
     if (requests >= REQUESTS_MAX) {
       return refuse(context, {
         status: 503,
@@ -68,50 +132,99 @@ export function createEndpoint(options: EndpointOptions): Endpoint {
         error: `${REQUESTS_MAX} requests are under way already`,
       });
     }
+    const address = peerOf(context)?.address ?? "";
     requests++;
+    requestsBy.set(address, (requestsBy.get(address) ?? 0) + 1);
     try {
-      const body = await readBody(context.req.raw, bodyMaxBytes, bodyTimeoutMs);
-      if (!(body instanceof Uint8Array)) return refuse(context, body);
-      const decoded = decodeMessage(body, { maxBytes: bodyMaxBytes });
-      if (!decoded.ok) return refuse(context, decoded);
-      const answer = await submit(decoded.message);
-      if ("message" in answer) {
-        return new Response(encodeMessage(answer.message), {
-          status: answer.status,
-          headers: { "content-type": "application/json" },
-        });
-      }
-      const { reason, error } = answer;
-      log?.(`refused ${reason}`, "warn", "refused", {
-        status: answer.status,
-        reason,
-        error,
-        sender: decoded.message.sender,
-        verb: decoded.message.verb,
-      });
-      return Response.json({ error, reason }, { status: answer.status });
+      return await takeMessage(context);
     } finally {
       requests--;
+      const left = (requestsBy.get(address) ?? 1) - 1;
+      if (left === 0) requestsBy.delete(address);
+      else requestsBy.set(address, left);
     }
   }
 
-  function getHealth(context: Context): Response {
+  async function takeMessage(context: Ask): Promise<Response> {
+    const ring = keyring();
+    const unproven =
+      ring === null ? null : readClaim(ring, context.req.header(SEAL_HEADER) ?? null);
+    const mayBePlain = unproven === "not_signed" && (unsigned || isLocal(context));
+    if (typeof unproven === "string" && !mayBePlain) {
+      return refuse(context, { status: 401, reason: unproven, error: UNPROVEN[unproven] });
+    }
+    const body = await readBody(context.req.raw, bodyMaxBytes, bodyTimeoutMs);
+    if (!(body instanceof Uint8Array)) return refuse(context, body);
+    const claim = typeof unproven === "string" ? null : unproven;
+    if (claim !== null && !holds(claim, body)) {
+      const error = `The seal is not that of ${claim.key.id} over this body`;
+      return refuse(context, { status: 401, reason: "bad_seal", error });
+    }
+    const decoded = decodeMessage(body, { maxBytes: bodyMaxBytes });
+    if (!decoded.ok) return refuse(context, decoded, claim);
+    const { message } = decoded;
+    if (ring !== null) {
+      const flaw = unentitled(message, claim, context);
+      if (flaw !== null) return refuse(context, flaw, claim);
+    }
+    const answer = await submit(message);
+    if ("message" in answer) {
+      return answerWith(context, answer.status, encodeMessage(answer.message), claim);
+    }
+    const { status: code, reason, error } = answer;
+    const { sender, verb } = message;
+    log?.(`refused ${reason}`, "warn", "refused", { status: code, reason, error, sender, verb });
+    return answerWith(context, code, JSON.stringify({ error, reason }), claim);
+  }
+
+  /** Why this may not be said with that key, or without one; null if it may. */
+  function unentitled(message: Message, claim: Claim | null, context: Ask): Refusal | null {
+    const { sender, verb } = message;
+    if (claim !== null) {
+      if (maySay(claim.key.kind, message)) return null;
+      const error = `${verb} of ${sender} is not for the secret of ${claim.key.kind}s`;
+      return { status: 403, reason: "wrong_secret", error };
+    }
+    if (unsigned || mayBeUnsigned(message)) return null;
+    // Where no secret of operators is set up, whoever may open the control socket is one.
+    const throughSocket = peerOf(context)?.address === null;
+    const operators = keyring()?.keys.some(({ kind }) => kind === "operator") === true;
+    if (throughSocket && !operators && sender.startsWith("command.")) return null;
+    return { status: 401, reason: "not_signed", error: UNPROVEN.not_signed };
+  }
+
+  /** With keys, what a party thinks is for its own host alone. */
+  function getStatus(context: Ask): Response {
+    const excess = tooMuch(context);
+    if (excess !== null) return refuse(context, excess);
+    if (keyring() !== null && !isLocal(context)) {
+      const error =
+        "GET /status is answered on the host itself; `status` asks the arbitrator, signed";
+      return refuse(context, { status: 403, reason: "not_local", error });
+    }
+    return answerWith(context, 200, JSON.stringify(status()), null);
+  }
+
+  function getHealth(context: Ask): Response {
+    const excess = tooMuch(context);
+    if (excess !== null) return refuse(context, excess);
     const why = illness();
-    return why === null ? context.json({ ok: true }) : context.json({ ok: false, error: why }, 503);
+    const words = why === null ? { ok: true } : { ok: false, error: why };
+    return answerWith(context, why === null ? 200 : 503, JSON.stringify(words), null);
   }
 
   function otherMethod(allowed: string) {
-    return (context: Context): Response => {
+    return (context: Ask): Response => {
       context.header("allow", allowed);
       const error = `${context.req.path} takes ${allowed} only`;
       return refuse(context, { status: 405, reason: "method", error });
     };
   }
 
-  const app = new Hono();
+  const app = new Hono<Environment>();
   app.post("/messages", postMessage);
   app.all("/messages", otherMethod("POST"));
-  app.get("/status", (context) => context.json(status() as never));
+  app.get("/status", getStatus);
   app.all("/status", otherMethod("GET"));
   app.get("/healthz", getHealth);
   app.all("/healthz", otherMethod("GET"));
@@ -127,6 +240,26 @@ export function createEndpoint(options: EndpointOptions): Endpoint {
     return refuse(context, { status: 500, reason: "internal", error: describeError(error) });
   });
   return { app, counters: () => Object.fromEntries(counters) };
+}
+
+const TOO_OFTEN: Refusal = {
+  status: 429,
+  reason: "rate",
+  error: "This address asks too often, or too often what is refused",
+};
+
+const UNPROVEN = {
+  not_signed: `A message needs a seal in the header ${SEAL_HEADER}: is a secret_file set at its sender?`,
+  unknown_key: "The seal names a key that is not known here: the secrets differ",
+} as const;
+
+function peerOf(context: Ask): Peer | undefined {
+  // Called without a socket, as tests do, there is no environment.
+  return (context.env as Environment["Bindings"] | undefined)?.peer;
+}
+
+function isLocal(context: Ask): boolean {
+  return peerOf(context)?.isLocal() ?? false;
 }
 
 /**

@@ -61,8 +61,10 @@ async function askWatchdog(
   self: DbServerConfig,
 ): Promise<WatchdogSays | null> {
   try {
-    const url = `${config.urlById.get(self.id)}/status`;
-    const response = await fetch(url, { signal: AbortSignal.timeout(ASK_TIMEOUT_MS) });
+    // Asked on this very host: with certificates, at the plain port on loopback.
+    const at =
+      config.security.tls === null ? config.urlById.get(self.id) : `http://127.0.0.1:${self.port}`;
+    const response = await fetch(`${at}/status`, { signal: AbortSignal.timeout(ASK_TIMEOUT_MS) });
     return v.parse(WatchdogSaysSchema, await response.json());
   } catch {
     // It does not run, or hangs: then it is not asked.

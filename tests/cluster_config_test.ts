@@ -455,6 +455,27 @@ describe("the inequality that safety rests on", () => {
   });
 });
 
+describe("the security table", () => {
+  test("secrets that could not tell nodes from operators are refused", () => {
+    const wrong = (security: Table): readonly string[] =>
+      problemsOf((document) => Object.assign(document, { security }));
+    expect(wrong({ operator_file: "/o" })).toEqual([
+      "security.operator_file is written without secret_file, must be beside it",
+    ]);
+    expect(wrong({ secret_file: "/s", operator_file: "/s" })).toEqual([
+      "security.operator_file is the same file as secret_file, must be another",
+    ]);
+    expect(wrong({ secret_file: "/s", operator_file: "/o" })).toEqual([]);
+  });
+
+  test("certificates turn every URL to https", () => {
+    const tls = { cert_file: "/c", key_file: "/k", ca_file: "/a" };
+    const config = parseClusterConfig({ ...smallest(), security: { tls } }, "test");
+    expect(config.security.tls?.mutual).toBe(true);
+    expect([...config.urlById.values()].every((url) => url.startsWith("https://"))).toBe(true);
+  });
+});
+
 describe("config/cluster.example.toml", () => {
   test("parses without a warning", async () => {
     const config = await readClusterConfig(EXAMPLE);
@@ -478,6 +499,7 @@ describe("config/cluster.example.toml", () => {
       cluster: CONFIG_DEFAULTS.cluster,
       database: CONFIG_DEFAULTS.database,
       arbitrator: CONFIG_DEFAULTS.arbitrator,
+      "security.tls": CONFIG_DEFAULTS.tls,
       dbserver: CONFIG_DEFAULTS.dbserver,
       dbclient: CONFIG_DEFAULTS.dbclient,
       "dbclient.balancer": CONFIG_DEFAULTS.balancer,
@@ -503,12 +525,12 @@ function commentedDefaults(text: string): Map<string, string> {
   let table = "";
   let comment = "";
   for (const line of text.split("\n")) {
-    const header = /^\[+([a-z_.]+)\]+/.exec(line)?.[1];
+    const header = /^(?:# )?\[+([a-z_.]+)\]+/.exec(line)?.[1];
     const key = /^(?:# )?([a-z_]+) = /.exec(line)?.[1];
     if (header !== undefined) table = header;
     else if (key !== undefined) {
       const path = table === "" ? key : `${table}.${key}`;
-      const words = /Default: ("[^"]*"|none|[0-9]+)/.exec(comment)?.[1];
+      const words = /Default: ("[^"]*"|none|true|false|[0-9]+)/.exec(comment)?.[1];
       const said = words ?? (/Required\./.test(comment) ? "required" : null);
       if (said !== null && !found.has(path)) found.set(path, said);
     } else if (line.startsWith("#")) {

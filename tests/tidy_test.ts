@@ -26,6 +26,8 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/guard.ts", 1],
   ["lib/core/", 2],
   ["lib/correspondent.ts", 3],
+  ["lib/rate.ts", 3],
+  ["lib/seal.ts", 4],
   ["lib/health.ts", 3],
   ["lib/doctor.ts", 3],
   ["lib/gate.ts", 3],

@@ -4,7 +4,10 @@ import { join } from "node:path";
 import type { ArbitratorConfig, ClusterConfig } from "../cluster_config.ts";
 import { MinderError } from "../errors.ts";
 import type { BodyFrom, Message } from "../message/mod.ts";
+import { type SealKey, signingKey } from "../seal.ts";
 import { askOnce } from "./http.ts";
+import { readSecretFile, secretPlaces, takesUnsigned } from "./secrets.ts";
+import { clientTls } from "./tls.ts";
 
 /** Where an arbitrator listens for people on its own host. */
 export function controlSocketOf(party: Pick<ArbitratorConfig, "stateDir">): string {
@@ -29,10 +32,16 @@ export async function askArbitrator(
   if (arbitrator === undefined) throw new MinderError("Cannot ask: the config names no arbitrator");
   const socket = controlSocketOf(arbitrator);
   const unix = existsSync(socket) ? socket : null;
-  const url = `http://${arbitrator.host}:${arbitrator.port}`;
+  const reached = config.urlById.get(arbitrator.id) ?? "";
+  // The socket is this host's own: no certificate there, and the path is what names it.
+  const url = unix === null ? reached : "http://arbitrator";
+  const key = keyFor(body, config, unix !== null);
   const result = await askOnce({
     url,
     ...(unix === null ? {} : { unix }),
+    key,
+    unsigned: takesUnsigned(config.security),
+    tls: unix === null ? clientTls(config.security.tls, "command") : null,
     sender: "command.1",
     receiver: arbitrator.id,
     body,
@@ -41,7 +50,7 @@ export async function askArbitrator(
     timeoutMs,
   });
   if ("message" in result) return result.message;
-  const where = unix ?? url;
+  const where = unix ?? reached;
   if ("status" in result) {
     throw new MinderError(`The arbitrator answered ${result.status}: ${result.error}`, { where });
   }
@@ -49,4 +58,35 @@ export async function askArbitrator(
     where,
     hint: "Is it running, and is this host in its network?",
   });
+}
+
+/**
+ * The key for a question or an order. An order needs the operators' secret; a question is signed with
+ * what there is, and on the arbitrator's own host needs nothing.
+ * @throws MinderError if the secret that is needed cannot be read
+ */
+function keyFor(
+  body: BodyFrom<"command">,
+  { security }: ClusterConfig,
+  local: boolean,
+): SealKey | null {
+  const places = secretPlaces(security);
+  if (places.node === null && places.operator === null) return null;
+  if (body.verb === "status_summary" && local) return null;
+  if (places.operator === null) {
+    if (body.verb === "status_summary" && places.node !== null) {
+      return signingKey({ keys: readSecretFile(places.node, "node") }, "node");
+    }
+    if (local) return null;
+    throw new MinderError("Cannot sign the order: no operators' secret is set up", {
+      hint: "Set security.operator_file, or give the order on the arbitrator's own host",
+    });
+  }
+  try {
+    return signingKey({ keys: readSecretFile(places.operator, "operator") }, "operator");
+  } catch (error) {
+    if (body.verb !== "status_summary" || places.node === null) throw error;
+    // A monitor on a server's host has that server's secret only.
+    return signingKey({ keys: readSecretFile(places.node, "node") }, "node");
+  }
 }

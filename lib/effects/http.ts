@@ -10,6 +10,7 @@ import {
   WIRE_VERSION,
 } from "../message/envelope.ts";
 import { type Body, decodeMessage, encodeMessage, type Message } from "../message/mod.ts";
+import { type AskedSeal, isReplyTo, SEAL_HEADER, type SealKey, sealRequest } from "../seal.ts";
 
 /** What became of a post: a reply, a refusal, or no answer that can be read. */
 export type HttpResult =
@@ -28,6 +29,19 @@ export interface HttpPost {
   readonly replyMaxBytes?: number;
   /** Ends it early. */
   readonly signal?: AbortSignal;
+  /** Signs the message; a reply then counts only with a seal of the same key. @default none */
+  readonly key?: SealKey | null;
+  /** A reply without a seal counts too, one with a wrong seal does not. @default false */
+  readonly unsigned?: boolean;
+  /** For https: whom to believe and what to show. */
+  readonly tls?: ClientTls | null;
+}
+
+/** What a sender needs for TLS, as PEM. */
+export interface ClientTls {
+  readonly ca: string;
+  readonly cert?: string;
+  readonly key?: string;
 }
 
 /** Posts one message. Never rejects; connections are kept alive and used again by the runtime. */
@@ -37,23 +51,54 @@ export async function postMessage(post: HttpPost): Promise<HttpResult> {
   process.env["NO_PROXY"] = "*";
   const timeout = AbortSignal.timeout(Math.max(1, Math.ceil(timeoutMs)));
   const signal = post.signal === undefined ? timeout : AbortSignal.any([timeout, post.signal]);
+  const sent = encodeMessage(message);
+  const { key = null, tls = null } = post;
+  const asked = key === null ? null : { key, seal: sealRequest(key, sent) };
   try {
     const response = await fetch(url, {
       method: "POST",
-      headers: { "content-type": "application/json" },
-      body: encodeMessage(message),
+      headers: {
+        "content-type": "application/json",
+        ...(asked === null ? {} : { [SEAL_HEADER]: asked.seal }),
+      },
+      body: sent,
       // A redirect would hand the message to a party that the config does not name.
       redirect: "manual",
       signal,
       ...(post.unix === undefined ? {} : { unix: post.unix }),
+      ...(tls === null ? {} : { tls: { ...tls, rejectUnauthorized: true } }),
     });
     const body = await readReply(response, replyMaxBytes);
     if (body === null) return { error: `The reply has more than ${replyMaxBytes} bytes` };
-    return readResult(response.status, body, replyMaxBytes);
+    const { status } = response;
+    if (asked !== null) {
+      const seal = response.headers.get(SEAL_HEADER);
+      const flaw = unproven(asked, seal, status, body);
+      const excused = seal === null && post.unsigned === true;
+      if (flaw !== null && !excused) return { error: flaw };
+    }
+    return readResult(status, body, replyMaxBytes);
   } catch (error) {
     if (timeout.aborted) return { error: `No reply within ${Math.round(timeoutMs)} ms` };
     return { error: describeError(error) };
   }
+}
+
+/**
+ * Why a reply proves nothing; null if it is sealed as it must be. Acks carry leases, and a refusal can
+ * end a message's repeats: neither counts from somebody else. What an unsealed refusal says is shown,
+ * since it tells most often that the secrets differ.
+ */
+function unproven(
+  asked: AskedSeal,
+  header: string | null,
+  status: number,
+  body: Uint8Array,
+): string | null {
+  if (isReplyTo(asked, header, status, body)) return null;
+  const said = status === 200 || status === 409 ? "" : `, ${readRefusal(status, body).reason}`;
+  const what = header === null ? "is not signed" : "bears a wrong seal";
+  return `The reply ${what}: status ${status}${said}`;
 }
 
 function readResult(status: number, body: Uint8Array, maxBytes: number): HttpResult {
@@ -116,6 +161,9 @@ export interface HttpQuestion {
   readonly configVersion: number;
   /** For all of it, handshake included. */
   readonly timeoutMs: number;
+  readonly key?: SealKey | null;
+  readonly unsigned?: boolean;
+  readonly tls?: ClientTls | null;
 }
 
 /**
@@ -144,6 +192,9 @@ export async function askOnce(question: HttpQuestion): Promise<HttpResult> {
       timeoutMs: Math.max(1, timeoutMs - (performance.now() - startedAt)),
       replyMaxBytes: SUMMARY_MAX_BYTES,
       ...(question.unix === undefined ? {} : { unix: question.unix }),
+      key: question.key ?? null,
+      unsigned: question.unsigned ?? false,
+      tls: question.tls ?? null,
     });
     if (!("message" in result)) return result;
     const { message: reply } = result;

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { ClusterConfig } from "../cluster_config.ts";
 import { askArbitrator } from "../effects/ask.ts";
 import { readClusterConfig } from "../effects/config_file.ts";
+import { writeSecretFile } from "../effects/secrets.ts";
 import { MinderError } from "../errors.ts";
 import type { Summary } from "../message/arbitrator.ts";
 import { until } from "./exec.ts";
@@ -36,6 +37,7 @@ export interface MindedOptions extends LabOptions {
 export async function openMinded(name: string, options: MindedOptions = {}): Promise<Minded> {
   const lab = await openLab(name, { ...options, notifyCommand });
   const path = join(lab.directory, "cluster.toml");
+  for (const kind of SECRETS) writeSecretFile(secretPath(lab, kind));
   writeFileSync(path, configText(lab, options));
   try {
     return new Minded(lab, path, await readClusterConfig(path));
@@ -57,6 +59,13 @@ function notifyCommand(server: LabHost): string {
   return `sh -c '${handler} >/dev/null 2>&1 &' notify`;
 }
 
+/** Files of the lab's own secrets, made anew at each start of it. */
+const SECRETS = ["node", "operator"] as const;
+
+function secretPath(lab: Lab, kind: (typeof SECRETS)[number]): string {
+  return join(lab.directory, `${kind}.secret`);
+}
+
 function configText(lab: Lab, options: MindedOptions): string {
   const { topology } = lab.network;
   const quote = (value: string | readonly string[]) => JSON.stringify(value);
@@ -74,6 +83,9 @@ function configText(lab: Lab, options: MindedOptions): string {
     "[database]",
     `user = ${quote(lab.secrets.minder.user)}`,
     `password_file = ${quote(lab.passwordFile("minder"))}`,
+    "[security]",
+    `secret_file = ${quote(secretPath(lab, "node"))}`,
+    `operator_file = ${quote(secretPath(lab, "operator"))}`,
     "[[arbitrator]]",
     "serial = 1",
     `host = ${quote(topology.arbitrator.address)}`,

@@ -3,16 +3,21 @@
  * shutdown in order. Which core, and what its effects do, is handed in.
  */
 import { chmodSync, existsSync, mkdirSync, unlinkSync } from "node:fs";
+import { networkInterfaces } from "node:os";
 import { dirname } from "node:path";
 import type { ClusterConfig } from "../cluster_config.ts";
 import type { Core, Millis } from "../core/core.ts";
 import { type MailEvent, mailroom } from "../correspondent.ts";
 import { postMessage } from "../effects/http.ts";
-import { createEndpoint } from "../endpoint.ts";
+import { openSecrets, type Secrets, secretPlaces, takesUnsigned } from "../effects/secrets.ts";
+import { clientTls, readTls, type TlsFiles } from "../effects/tls.ts";
+import { createEndpoint, type Endpoint, type Peer } from "../endpoint.ts";
 import { describeError, MinderError } from "../errors.ts";
 import { type Log, quietLog } from "../log.ts";
 import { type Loop, type RoleEffect, startLoop } from "../loop.ts";
-import type { PartyId } from "../message/envelope.ts";
+import { type PartyId, partyType } from "../message/envelope.ts";
+import { tokenBuckets } from "../rate.ts";
+import { signingKey } from "../seal.ts";
 import { type Clock, systemWakeup } from "../wakeup.ts";
 
 /** An effect without a time limit of its own ends within this. */
@@ -20,7 +25,14 @@ export const EFFECT_LIMIT_MS = 10_000;
 /** Effects under way at a shutdown may take so long. */
 const STOP_MS = 2_000;
 /** Connections without a request are closed after this, in seconds; peers report twice a second. */
-const IDLE_S = 30;
+const IDLE_S = 10;
+/** Requests of one address: a party's own are some ten a second, those of many behind one address add up. */
+export const RATE_BURST = 5000;
+export const RATE_PER_SECOND = 1000;
+/** Addresses that are counted at a time. */
+const RATE_ADDRESSES_MAX = 4096;
+/** The addresses of this host are looked up again after this. */
+const OWN_ADDRESSES_MS = 5_000;
 
 export interface PartyOptions<S, E, F> {
   readonly config: ClusterConfig;
@@ -51,13 +63,70 @@ export interface Party<S, E, F> {
 }
 
 /**
+ * The keys of a party; null if its messages are not signed, which is said loudly.
+ * @throws MinderError if they cannot be read, or if unsigned messages would be taken from other hosts
+ */
+function openKeys(
+  config: ClusterConfig,
+  options: { readonly self: PartyId; readonly host: string; readonly log: Log },
+): Secrets | null {
+  const { self, host, log } = options;
+  const places = secretPlaces(config.security);
+  // Only who takes orders needs to know the operators' secret.
+  const operator = partyType(self) === "arbitrator" ? places.operator : null;
+  if (places.node !== null) {
+    const secrets = openSecrets({ node: places.node, operator }, log);
+    log.info("signed", { keys: secrets.ring().keys });
+    if (takesUnsigned(config.security)) {
+      log.error("unsigned", { because: "what is not signed is taken as well" });
+    }
+    return secrets;
+  }
+  if (!isLoopback(host) && !takesUnsigned(config.security)) {
+    throw new MinderError("Will not start: messages are not signed", {
+      where: `${self} at ${host}`,
+      hint: "Set security.secret_file (`just secret FILE` makes one), or security.unsigned = true if nobody else can reach these ports",
+    });
+  }
+  log.error("unsigned", {
+    because: "no security.secret_file: whoever reaches this port can speak in any party's name",
+  });
+  return null;
+}
+
+function isLoopback(address: string): boolean {
+  return /^(127\.|::1$|localhost$|::ffff:127\.)/.test(address);
+}
+
+/** Tells whether an address is one of this host. */
+function ownAddresses(now: () => Millis): (address: string) => boolean {
+  let known = new Set<string>();
+  let at = Number.NEGATIVE_INFINITY;
+  return (address) => {
+    if (isLoopback(address)) return true;
+    if (now() - at > OWN_ADDRESSES_MS) {
+      at = now();
+      known = new Set(
+        Object.values(networkInterfaces()).flatMap((each) => each?.map((own) => own.address) ?? []),
+      );
+    }
+    return known.has(address.replace(/^::ffff:/, ""));
+  };
+}
+
+/**
  * Starts a party.
- * @throws MinderError if its address cannot be listened on
+ * @throws MinderError if its address cannot be listened on, or its secrets cannot be used
  */
 export function startParty<S, E extends { readonly on: string }, F extends { readonly do: string }>(
   options: PartyOptions<S, E, F>,
 ): Party<S, E, F> {
   const { config, self, core, clock, log } = options;
+  const secrets = openKeys(config, { self, host: options.listen.host, log });
+  const unsigned = takesUnsigned(config.security);
+  const tlsConfig = config.security.tls;
+  const serverTls = tlsConfig === null ? null : readTls(tlsConfig, self);
+  const ownTls = clientTls(tlsConfig, self);
   const machine = mailroom<S, E, F>({ self, config, session: crypto.randomUUID(), core });
   const loop = startLoop<S, E, F>({
     machine,
@@ -68,7 +137,10 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     failed: options.failed,
     limitMs: options.limitMs ?? (() => EFFECT_LIMIT_MS),
     ...(options.laneOf === undefined ? {} : { laneOf: options.laneOf }),
-    post: ({ url, message, timeoutMs }, signal) => postMessage({ url, message, timeoutMs, signal }),
+    post: ({ url, message, timeoutMs }, signal) => {
+      const key = secrets === null ? null : signingKey(secrets.ring(), "node");
+      return postMessage({ url, message, timeoutMs, signal, key, unsigned, tls: ownTls });
+    },
     phaseOf: options.phaseOf,
     log,
   });
@@ -82,14 +154,26 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     }),
     illness: () => loop.illness(),
     log: quietLog(log, () => clock.now()),
+    keyring: () => secrets?.ring() ?? null,
+    unsigned,
+    rate: {
+      buckets: tokenBuckets({
+        burst: RATE_BURST,
+        perSecond: RATE_PER_SECOND,
+        keysMax: RATE_ADDRESSES_MAX,
+      }),
+      now: clock.now,
+    },
   });
-  const servers = [
-    listen({ hostname: options.listen.host, port: options.listen.port }, endpoint.app.fetch),
-    ...(options.controlSocket === null
-      ? []
-      : [listenUnix(options.controlSocket, endpoint.app.fetch)]),
-  ];
   const { host, port } = options.listen;
+  const isOwn = ownAddresses(clock.now);
+  const servers = [
+    listen({ hostname: host, port, ...tlsOptions(serverTls, tlsConfig?.mutual) }, endpoint, isOwn),
+    ...(options.controlSocket === null ? [] : [listenUnix(options.controlSocket, endpoint)]),
+    ...(serverTls === null ? [] : listenPlain(port, { endpoint, isOwn, log })),
+  ];
+  const onHangup = (): void => secrets?.reload();
+  if (secrets !== null) process.on("SIGHUP", onHangup);
   log.info("started", { host, port, controlSocket: options.controlSocket, config: config.version });
 
   async function stop(): Promise<void> {
@@ -98,19 +182,40 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     for (const server of servers) void server.stop(false);
     await loop.stop(STOP_MS);
     for (const server of servers) await server.stop(true);
+    process.off("SIGHUP", onHangup);
+    secrets?.close();
     log.info("stopped");
   }
-  return { loop, url: `http://${host}:${port}`, stop };
+  return { loop, url: `${serverTls === null ? "http" : "https"}://${host}:${port}`, stop };
 }
 
-type Fetch = (request: Request) => Response | Promise<Response>;
+interface ListenAt {
+  readonly hostname: string;
+  readonly port: number;
+  readonly tls?: Bun.TLSOptions;
+}
+
+function tlsOptions(files: TlsFiles | null, mutual = true): { readonly tls?: Bun.TLSOptions } {
+  if (files === null) return {};
+  const { cert, key, ca } = files;
+  return { tls: { cert, key, ca, requestCert: mutual, rejectUnauthorized: mutual } };
+}
 
 function listen(
-  at: { readonly hostname: string; readonly port: number },
-  fetch: Fetch,
+  at: ListenAt,
+  { app }: Endpoint,
+  isOwn: (address: string) => boolean,
 ): Bun.Server<undefined> {
   try {
-    return Bun.serve({ ...at, fetch, idleTimeout: IDLE_S });
+    return Bun.serve({
+      ...at,
+      idleTimeout: IDLE_S,
+      fetch(request, server) {
+        const address = server.requestIP(request)?.address ?? "unknown";
+        const peer: Peer = { address, isLocal: () => isOwn(address) };
+        return app.fetch(request, { peer });
+      },
+    });
   } catch (cause) {
     throw new MinderError("Cannot listen", {
       where: `${at.hostname}:${at.port}`,
@@ -120,12 +225,33 @@ function listen(
   }
 }
 
-function listenUnix(path: string, fetch: Fetch): Bun.Server<undefined> {
+/**
+ * Beside TLS a plain port on loopback, for the notify handler and questions of this host: a handshake
+ * takes longer than mariadbd should wait. Done without where another program has it.
+ */
+function listenPlain(
+  port: number,
+  options: {
+    readonly endpoint: Endpoint;
+    readonly isOwn: (address: string) => boolean;
+    readonly log: Log;
+  },
+): readonly Bun.Server<undefined>[] {
+  try {
+    return [listen({ hostname: "127.0.0.1", port }, options.endpoint, options.isOwn)];
+  } catch (error) {
+    options.log.warn("loopback_port_taken", { port, error: describeError(error) });
+    return [];
+  }
+}
+
+function listenUnix(path: string, { app }: Endpoint): Bun.Server<undefined> {
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o750 });
     // A socket left by a process that was killed; a living one holds the address as well.
     if (existsSync(path)) unlinkSync(path);
-    const server = Bun.serve({ unix: path, fetch });
+    const peer: Peer = { address: null, isLocal: () => true };
+    const server = Bun.serve({ unix: path, fetch: (request) => app.fetch(request, { peer }) });
     // Who may open the folder may give orders; the socket itself adds nothing for others.
     chmodSync(path, 0o660);
     return server;

@@ -6,6 +6,7 @@ import { createLog } from "../../lib/log.ts";
 import { type Loop, startLoop } from "../../lib/loop.ts";
 import type { PartyId } from "../../lib/message/envelope.ts";
 import { type Body, encodeMessage, type Message } from "../../lib/message/mod.ts";
+import { holds, readClaim, SEAL_HEADER, SealKey, sealReply } from "../../lib/seal.ts";
 import { systemClock, systemWakeup } from "../../lib/wakeup.ts";
 import { ACK, REPORT, SAMPLES } from "../message/samples.ts";
 import { smallCluster } from "../support/small_cluster.ts";
@@ -142,6 +143,61 @@ describe("postMessage()", () => {
       if (before === undefined) delete process.env["HTTP_PROXY"];
       else process.env["HTTP_PROXY"] = before;
     }
+  });
+});
+
+describe("postMessage() with a key", () => {
+  const key = new SealKey("node", "one-secret-of-at-least-32-characters");
+
+  /** Answers as a holder of `own` does, or spoils the seal. */
+  function sealing(
+    own: SealKey,
+    how: { readonly status?: number; readonly spoil?: (seal: string) => string } = {},
+  ): string {
+    const { status = 200, spoil = (seal: string) => seal } = how;
+    return serve(async (request) => {
+      const claim = readClaim({ keys: [own] }, request.headers.get(SEAL_HEADER));
+      const asked = new Uint8Array(await request.arrayBuffer());
+      if (typeof claim === "string" || !holds(claim, asked)) {
+        return Response.json({ reason: "unknown_key", error: "" }, { status: 401 });
+      }
+      const body = status === 410 ? '{"reason":"older_seq","error":"late"}' : encodeMessage(REPLY);
+      return new Response(body, {
+        status,
+        headers: { [SEAL_HEADER]: spoil(sealReply(claim, status, body)) },
+      });
+    });
+  }
+
+  function signed(url: string) {
+    return postMessage({ url, message: MESSAGE, timeoutMs: 1000, key });
+  }
+
+  test("believes a reply, a handshake and a refusal that are sealed", async () => {
+    expect(await signed(sealing(key))).toEqual({ status: 200, message: REPLY });
+    expect(await signed(sealing(key, { status: 409 }))).toEqual({ status: 409, message: REPLY });
+    expect(await signed(sealing(key, { status: 410 }))).toMatchObject({ reason: "older_seq" });
+  });
+
+  test("believes nothing without a seal, or with another's", async () => {
+    const plain = serve(() => new Response(encodeMessage(REPLY)));
+    expect(await signed(plain)).toEqual({ error: "The reply is not signed: status 200" });
+    const late = serve(() =>
+      Response.json({ reason: "older_session", error: "" }, { status: 410 }),
+    );
+    expect(await signed(late)).toEqual({
+      error: "The reply is not signed: status 410, older_session",
+    });
+    const lenient = { message: MESSAGE, timeoutMs: 1000, key, unsigned: true };
+    expect(await postMessage({ ...lenient, url: plain })).toMatchObject({ status: 200 });
+    const wrong = sealing(key, {
+      spoil: (seal) => seal.replace(/.$/, (at) => (at === "0" ? "1" : "0")),
+    });
+    expect(await signed(wrong)).toEqual({ error: "The reply bears a wrong seal: status 200" });
+    const other = new SealKey("node", "any-secret-of-at-least-32-characters");
+    expect(await signed(sealing(other))).toEqual({
+      error: "The reply is not signed: status 401, unknown_key",
+    });
   });
 });
 

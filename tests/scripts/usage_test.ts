@@ -71,6 +71,8 @@ describe("status", () => {
       /host = "[^"]+"/.exec(readFileSync(EXAMPLE, "utf8"))?.[0] ?? "",
       'host = "127.0.0.1"',
     );
+    const unsigned = readFileSync(config, "utf8").replace(/^(secret|operator)_file/gm, "# $&");
+    writeFileSync(config, unsigned);
     const { code, err } = run("status", "--config", config, "--timeout-ms", "300");
     expect(code).toBe(3);
     expect(err).toContain("error: Cannot ask the arbitrator");

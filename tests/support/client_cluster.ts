@@ -73,6 +73,7 @@ export function clientCluster(options: ClientClusterOptions = {}): ClusterConfig
       reconcileIntervalMs: 2000,
     },
     database: { user: "minder", passwordFile: null },
+    security: { secretFile: null, operatorFile: null, unsigned: false, tls: null },
     arbitrators: [],
     servers,
     clients: [client],
