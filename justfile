@@ -38,6 +38,30 @@ drain node *args:
 undrain node *args:
     @{{ quote(bun) }} scripts/command.ts undrain "$@"
 
+# Move the writers, and the preferred side, to a segment while all is well (or back: --abort)
+[group('ask and order')]
+[no-exit-message]
+switchover *args:
+    @{{ quote(bun) }} scripts/command.ts switchover "$@"
+
+# No automatic decisions until somebody says resume
+[group('ask and order')]
+[no-exit-message]
+pause *args:
+    @{{ quote(bun) }} scripts/command.ts pause "$@"
+
+# Automatic decisions go on
+[group('ask and order')]
+[no-exit-message]
+resume *args:
+    @{{ quote(bun) }} scripts/command.ts resume "$@"
+
+# Promote a segment that the rules hold back: try `just make-primary dc2 --dry-run` first
+[group('ask and order')]
+[no-exit-message]
+make-primary segment *args:
+    @{{ quote(bun) }} scripts/command.ts make_primary "$@"
+
 # Run the role that the config gives this host (or `just minder --node dbserver.1`)
 [group('roles')]
 minder *args:

@@ -148,6 +148,8 @@ function reportOf(
     flowControl: 0,
     fenced: at.cut,
     draining: false,
+    yielding: false,
+    cutting: false,
     leaving: false,
     position: null,
     safeToBootstrap: false,

@@ -29,6 +29,7 @@ function summary(primary: "yes" | "no"): Summary {
     })),
     segments: [],
     decisions: [],
+    orders: [],
     warnings: [],
   };
 }

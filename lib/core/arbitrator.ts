@@ -10,7 +10,7 @@ import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { holdsMajority, isJoint } from "../wsrep_status.ts";
-import { obeyPerson } from "./arbitrator_orders.ts";
+import { obeyPerson, standingFor, tendSwitchover } from "./arbitrator_orders.ts";
 import { chooseBootstrap, startVerdict } from "./arbitrator_outage.ts";
 import { clip, type Facts, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
 import {
@@ -70,6 +70,10 @@ function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
       ? now + start.config.timing.promotionWindowMs
       : Number.NEGATIVE_INFINITY,
     person: null,
+    // Monotonic time does not outlive the process, so deadlines start anew.
+    standingSince: new Map(
+      start.durable.standing.map(({ verb, about }) => [`${verb} ${about}`, now]),
+    ),
     undo: null,
     lookAt: now,
     orderPauseUntil: Number.NEGATIVE_INFINITY,
@@ -329,6 +333,7 @@ function learnOutcome(turn: Turn, event: Answered): void {
 function decide(turn: Turn): void {
   const { now } = turn;
   closeWindow(turn);
+  tendSwitchover(turn);
   const verdicts = new Map<string, Verdict>();
   let waiting = false;
   let granted = false;
@@ -563,7 +568,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
             epoch: state.durable.epoch,
             primarySegment: state.durable.primarySegment,
             epochs: state.durable.epochs.filter((record) => record.epoch > report.epochServed),
-            draining: state.durable.draining.includes(from),
+            ...standingFor(state, from, now),
             retired: [...state.durable.retired],
             start: startVerdict(state, report, now),
           },

@@ -1,15 +1,30 @@
-/** What people order the arbitrator to do. Every order is answered, and safe to repeat. */
+/** What people order the arbitrator to do: planned, carried out, noted. Every order is answered, and safe to repeat. */
 import { unreachable } from "../errors.ts";
-import type { MakePrimaryOrder, NodeOrder } from "../message/command.ts";
-import type { EpochRecord } from "../message/dbserver.ts";
+import type { Standing } from "../message/arbitrator.ts";
+import type { EpochRecord, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { clip, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
-import { EPOCHS_MAX } from "./arbitrator_state.ts";
-import { log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
-import type { Arrived } from "./core.ts";
+import {
+  ableServers,
+  type Change,
+  FLOOR_DEFAULT,
+  type Order,
+  openServers,
+  planOrder,
+  writersOutside,
+} from "./arbitrator_plan.ts";
+import { clip } from "./arbitrator_rules.ts";
+import {
+  type ArbitratorState,
+  activeServers,
+  EPOCHS_MAX,
+  standingOf,
+  youngReport,
+} from "./arbitrator_state.ts";
+import { emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
+import type { Arrived, Millis } from "./core.ts";
 
-/** A person's make_primary is worked on for so long. */
-const PERSON_ORDER_MS = 15_000;
+/** After the time of a switchover is over, clients get so long to hear of it and cut. */
+const CUT_MS = 2_000;
 
 export function obeyPerson(turn: Turn, event: Arrived<"arbitrator">): void {
   const { body, ticket } = event;
@@ -19,116 +34,111 @@ export function obeyPerson(turn: Turn, event: Arrived<"arbitrator">): void {
       return;
     case "drain":
     case "undrain":
-      obeyForNodes(turn, ticket, { verb: body.verb, list: "draining", order: body.parameters });
-      return;
     case "retire":
     case "restore":
-      obeyForNodes(turn, ticket, { verb: body.verb, list: "retired", order: body.parameters });
-      return;
     case "pause":
-      note(turn, { paused: clip(`by ${body.parameters.who}: ${body.parameters.why}`) });
-      log(turn, "paused", { who: body.parameters.who, why: body.parameters.why });
-      reply(turn, ticket, { outcome: "ok", because: "automatic decisions are paused" });
-      return;
     case "resume":
-      resume(turn, ticket, body.parameters);
-      return;
     case "make_primary":
-      makePrimary(turn, ticket, body.parameters);
+    case "switchover":
+      obey(turn, ticket, body);
       return;
     default:
       unreachable(body);
   }
 }
 
-/** Servers that a name stands for: a server's name, a party id, or a segment. */
-function resolve(turn: Turn, name: string): readonly PartyId[] {
-  return turn.state.config.servers
-    .filter((server) => server.name === name || server.id === name || server.segment === name)
-    .map((server) => server.id);
-}
-
-function obeyForNodes(
-  turn: Turn,
-  ticket: number,
-  options: {
-    readonly verb: "drain" | "undrain" | "retire" | "restore";
-    readonly list: "draining" | "retired";
-    readonly order: NodeOrder;
-  },
-): void {
-  const { verb, list, order } = options;
-  const ids = resolve(turn, order.node);
-  if (ids.length === 0) {
-    const known = turn.state.config.servers.map((server) => server.name).join(", ");
-    reply(turn, ticket, {
-      outcome: "refused",
-      because: `no server or segment is called ${order.node}: there are ${known}`,
-    });
+function obey(turn: Turn, ticket: number, order: Order): void {
+  const { change, ...plan } = planOrder(turn.state, order, turn.now);
+  if (order.parameters.dryRun === true) {
+    turn.effects.push({ do: "reply", ticket, body: { verb: "plan", parameters: plan } });
     return;
   }
-  const before = turn.state.durable[list];
-  const adds = verb === "drain" || verb === "retire";
-  const after = adds ? [...new Set([...before, ...ids])] : before.filter((id) => !ids.includes(id));
-  if (after.length !== before.length) note(turn, { [list]: after });
-  log(turn, verb, { node: order.node, who: order.who, why: order.why });
-  // The server learns it with the ack of its next report: ask for one now.
-  for (const id of list === "draining" ? ids : []) {
-    turn.effects.push({
-      do: "send",
-      to: id,
-      body: { verb: "request_status", parameters: { because: `${verb} by ${order.who}` } },
-      expiresMs: turn.state.config.timing.resendMs,
-    });
-  }
-  reply(turn, ticket, { outcome: "ok", because: `${verb}: ${ids.join(", ")}` });
-}
-
-function resume(
-  turn: Turn,
-  ticket: number,
-  order: { readonly rearm: boolean; readonly who: string; readonly why: string },
-): void {
-  const { state, now } = turn;
-  if (state.observing !== null && !order.rearm) {
-    reply(turn, ticket, {
-      outcome: "refused",
-      because: `${state.observing}; say resume --rearm if you know that no other arbitrator is at work`,
-    });
-    return;
-  }
-  if (state.observing !== null) {
-    const seen = [...state.heard.values()].map((heard) => heard.report.epochSeen);
-    // Servers obey only the store that they are bound to: one that was lost goes on under its name.
-    const stores = new Set([...state.heard.values()].flatMap(({ report }) => report.storeId ?? []));
-    const [bound = state.durable.storeId] = stores.size === 1 ? stores : [];
-    const served = Math.max(
-      0,
-      ...[...state.heard.values()].map(({ report }) => report.epochServed),
-    );
-    const forgotten = served > state.durable.epoch;
-    note(turn, {
-      storeId: bound,
-      // What a store noted that has missed an epoch is not the newest, so it proves nothing.
-      noted: null,
-      // Where an epoch began that it does not know: whoever served under an older one only cannot
-      // prove that it is in line.
-      epochs: [
-        ...state.durable.epochs,
-        ...(forgotten ? [unknownFork(served, state.durable.primarySegment)] : []),
-      ].slice(-EPOCHS_MAX),
-      // Higher than any epoch that a server has heard of, so that none is granted twice.
-      epoch: Math.max(state.durable.epoch, ...seen) + 1,
-      grant: null,
-      paused: null,
-    });
-    set(turn, { observing: null, armedAt: now + state.config.outwaitMs });
-  } else note(turn, { paused: null });
-  log(turn, "resumed", { ...order });
-  reply(turn, ticket, {
-    outcome: "ok",
-    because: order.rearm ? "re-armed: decisions after one outwait" : "automatic decisions go on",
+  const { who, why, dryRun: _, ...asked } = order.parameters;
+  log(turn, "order", {
+    order: order.verb,
+    ...asked,
+    who,
+    why,
+    outcome: plan.outcome,
+    because: plan.because,
+    epoch: turn.state.durable.epoch,
   });
+  if (change !== null) carryOut(turn, order, change);
+  const outcome = plan.outcome === "refused" ? "refused" : "ok";
+  reply(turn, ticket, { outcome, because: plan.because });
+}
+
+function carryOut(turn: Turn, order: Order, change: Change): void {
+  switch (change.is) {
+    case "note": {
+      const before = new Set(turn.state.durable.standing);
+      note(turn, change.durable);
+      stamp(turn, before);
+      // A server learns it with the ack of its next report: ask for one now.
+      for (const to of change.tell) {
+        turn.effects.push({
+          do: "send",
+          to,
+          body: {
+            verb: "request_status",
+            parameters: { because: clip(`${order.verb} by ${order.parameters.who}`) },
+          },
+          expiresMs: turn.state.config.timing.resendMs,
+        });
+      }
+      return;
+    }
+    case "rearm":
+      rearm(turn);
+      return;
+    case "promote":
+      // Granted by the decision that follows in this very step.
+      set(turn, { person: change.person });
+      return;
+    default:
+      unreachable(change);
+  }
+}
+
+/** Deadlines of orders that are new count from now. */
+function stamp(turn: Turn, before: ReadonlySet<Standing>): void {
+  const { state, now } = turn;
+  const since = new Map<string, Millis>();
+  for (const standing of state.durable.standing) {
+    const key = `${standing.verb} ${standing.about}`;
+    since.set(key, before.has(standing) ? (state.standingSince.get(key) ?? now) : now);
+  }
+  set(turn, { standingSince: since });
+}
+
+/** Puts an arbitrator that has lost its state back to work, with the servers' memories. */
+function rearm(turn: Turn): void {
+  const { state, now } = turn;
+  const reports = [...state.heard.values()].map((heard) => heard.report);
+  const seen = reports.map((report) => report.epochSeen);
+  // Servers obey only the store that they are bound to: one that was lost goes on under its name.
+  const stores = new Set(reports.flatMap(({ storeId }) => storeId ?? []));
+  const [bound = state.durable.storeId] = stores.size === 1 ? stores : [];
+  const served = Math.max(0, ...reports.map(({ epochServed }) => epochServed));
+  const forgotten = served > state.durable.epoch;
+  note(turn, {
+    storeId: bound,
+    // What a store noted that has missed an epoch is not the newest, so it proves nothing.
+    noted: null,
+    // Where an epoch began that it does not know: whoever served under an older one only cannot
+    // prove that it is in line.
+    epochs: [
+      ...state.durable.epochs,
+      ...(forgotten ? [unknownFork(served, state.durable.primarySegment)] : []),
+    ].slice(-EPOCHS_MAX),
+    // Higher than any epoch that a server has heard of, so that none is granted twice.
+    epoch: Math.max(state.durable.epoch, ...seen) + 1,
+    grant: null,
+    paused: null,
+    standing: state.durable.standing.filter(({ verb }) => verb !== "pause"),
+  });
+  set(turn, { observing: null, armedAt: now + state.config.outwaitMs });
+  log(turn, "rearmed", { epoch: turn.state.durable.epoch, storeId: bound });
 }
 
 /** An epoch whose fork point nobody remembers: every position differs from it. */
@@ -136,32 +146,109 @@ function unknownFork(epoch: number, segment: string): EpochRecord {
   return { epoch, segment, forkPoint: { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 } };
 }
 
-function makePrimary(turn: Turn, ticket: number, order: MakePrimaryOrder): void {
+// --- orders that stand -------------------------------------------------------------------------
+
+/** What a server is told of the orders that stand. */
+export function standingFor(
+  state: ArbitratorState,
+  id: PartyId,
+  now: Millis,
+): {
+  readonly draining: boolean;
+  readonly yielding: boolean;
+  readonly cutting: boolean;
+} {
+  if (state.durable.standing.length === 0 && state.durable.draining.length === 0) return NOTHING;
+  const drain = standingOf(state, "drain").find(({ about }) => about === id);
+  // A drain waits while it would leave clients with fewer servers than it was to leave them.
+  const floor = drain?.floor ?? FLOOR_DEFAULT;
+  const draining =
+    state.durable.draining.includes(id) && openServers(state, [id], now).length >= floor;
+  const [move] = standingOf(state, "switchover");
+  const yielding = move !== undefined && state.config.serverById.get(id)?.segment !== move.about;
+  const over = (standing: typeof drain) =>
+    standing !== undefined && standing.deadlineMs !== null && now >= deadlineOf(state, standing);
+  return {
+    draining,
+    yielding,
+    cutting: (draining && over(drain)) || (yielding && over(move)),
+  };
+}
+
+const NOTHING = { draining: false, yielding: false, cutting: false } as const;
+
+function deadlineOf(
+  state: ArbitratorState,
+  standing: { readonly verb: string; readonly about: string; readonly deadlineMs: Millis | null },
+): Millis {
+  const since = state.standingSince.get(`${standing.verb} ${standing.about}`);
+  if (since === undefined || standing.deadlineMs === null) return Number.POSITIVE_INFINITY;
+  return since + standing.deadlineMs;
+}
+
+/** Ends a switchover that is done, or that its target can no longer carry. */
+export function tendSwitchover(turn: Turn): void {
   const { state, now } = turn;
-  if (!state.config.segments.some((segment) => segment.name === order.segment)) {
-    const known = state.config.segments.map((segment) => segment.name).join(", ");
-    reply(turn, ticket, {
-      outcome: "refused",
-      because: `no segment is called ${order.segment}: there are ${known}`,
+  const [move] = standingOf(state, "switchover");
+  if (move === undefined || state.observing !== null) return;
+  const { grant } = state.durable;
+  if (grant !== null) {
+    // A fault has decided where writers belong.
+    endSwitchover(turn, `${grant.segment} was granted epoch ${grant.epoch}`, grant.segment);
+    return;
+  }
+  const maxAgeMs = state.config.timing.suspectMs;
+  const speaks = ({ id }: { readonly id: PartyId }) => youngReport(state, id, { now, maxAgeMs });
+  const able = ableServers(state, move.about, now).length;
+  const backs = move.about === move.from;
+  // Silence may be a fault of this process, or of its network: it takes longer than a word.
+  const failed = activeServers(state, move.about).every((server) => {
+    const heardAt = state.heard.get(server.id)?.at ?? Number.NEGATIVE_INFINITY;
+    return speaks(server) !== null || now - heardAt > state.config.outwaitMs;
+  });
+  if (able === 0 && failed && !backs) {
+    endSwitchover(turn, `no server of ${move.about} can take the writers any more`, move.from);
+    return;
+  }
+  if (now < wholeUntil(state, move) || writersOutside(state, move.about, now).length > 0) return;
+  const told = state.config.servers.every((server) => {
+    const report = speaks(server);
+    return report === null || report.serving !== "on" || knows(report, server.segment, move.about);
+  });
+  if (told) endSwitchover(turn, `no writer is outside ${move.about}`, move.about);
+}
+
+function knows(report: Report, own: string, target: string): boolean {
+  return report.primarySegment === target && report.yielding === (own !== target);
+}
+
+/** Until then sessions may still have to be cut. */
+function wholeUntil(
+  state: ArbitratorState,
+  move: { readonly verb: string; readonly about: string; readonly deadlineMs: Millis | null },
+): Millis {
+  return move.deadlineMs === null ? Number.NEGATIVE_INFINITY : deadlineOf(state, move) + CUT_MS;
+}
+
+function endSwitchover(turn: Turn, because: string, primarySegment: string): void {
+  const { durable } = turn.state;
+  const [move] = standingOf(turn.state, "switchover");
+  note(turn, {
+    primarySegment,
+    standing: durable.standing.filter(({ verb }) => verb !== "switchover"),
+  });
+  const done = move?.about === primarySegment;
+  log(turn, done ? "switchover_done" : "switchover_ended", {
+    segment: primarySegment,
+    who: move?.who ?? "",
+    because,
+  });
+  for (const { id } of turn.state.config.servers) {
+    emit(turn, {
+      do: "send",
+      to: id,
+      body: { verb: "request_status", parameters: { because: clip(because) } },
+      expiresMs: turn.state.config.timing.resendMs,
     });
-    return;
   }
-  if (state.person !== null && now < state.person.until && state.person.segment !== order.segment) {
-    reply(turn, ticket, {
-      outcome: "refused",
-      because: `${state.person.who} is making ${state.person.segment} primary`,
-    });
-    return;
-  }
-  const { segment, allowDataLoss, who, why } = order;
-  set(turn, { person: { segment, allowDataLoss, who, until: now + PERSON_ORDER_MS } });
-  const verdict = judge(factsOf(turn.state, segment, now));
-  log(turn, "make_primary", { segment, allowDataLoss, who, why, rule: verdict.rule });
-  if (verdict.rule === PROMOTE) {
-    // Granted by the decision that follows in this very step.
-    reply(turn, ticket, { outcome: "ok", because: verdict.because });
-    return;
-  }
-  set(turn, { person: null });
-  reply(turn, ticket, { outcome: "refused", because: clip(`${verdict.rule}: ${verdict.because}`) });
 }

@@ -193,7 +193,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
   const candidate = typeof found === "string" ? null : found;
   const person =
     state.person?.segment === segment && now < state.person.until ? state.person : null;
-  const forced = person?.allowDataLoss === true;
+  const forced = person?.force === true;
   const outside = candidate === null ? NOTHING_OUTSIDE : exclude(state, candidate, { now, forced });
   const grant = state.durable.grant;
   const active = new Set(activeServers(state, segment));
@@ -224,7 +224,10 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
       grant !== null && grant.segment !== segment
         ? `${grant.segment} holds epoch ${grant.epoch}`
         : null,
-    better: candidate === null || forced ? null : betterRival(state, candidate, { segment, now }),
+    better:
+      candidate === null || person?.allowDataLoss === true
+        ? null
+        : betterRival(state, candidate, { segment, now }),
     flapping: flapping(state, candidate, { segment, now }),
     person,
   };

@@ -3,7 +3,7 @@
  * Types and small questions over them; the rules are in arbitrator_rules.ts.
  */
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
-import type { BASES, Verdict } from "../message/arbitrator.ts";
+import type { BASES, Standing, Verdict } from "../message/arbitrator.ts";
 import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { namesIn } from "../wsrep_status.ts";
@@ -54,6 +54,8 @@ export interface ArbitratorDurable {
   readonly paused: string | null;
   readonly draining: readonly PartyId[];
   readonly retired: readonly PartyId[];
+  /** Who ordered what stands: one entry for the pause, each drain and retirement, and a switchover. */
+  readonly standing: readonly Standing[];
 }
 
 /** Epoch records kept; a server that served longer ago than that must be reseeded. */
@@ -72,6 +74,7 @@ export function newDurable(config: ClusterConfig, storeId: string): ArbitratorDu
     paused: null,
     draining: [],
     retired: [],
+    standing: [],
   };
 }
 
@@ -86,6 +89,8 @@ export interface Heard {
 /** A person's make_primary, while it is being carried out. */
 export interface PersonOrder {
   readonly segment: string;
+  /** Their word that whoever is silent is stopped. */
+  readonly force: boolean;
   readonly allowDataLoss: boolean;
   readonly who: string;
   readonly until: Millis;
@@ -117,6 +122,8 @@ export interface ArbitratorState {
   /** A window in which a second automatic change of segment needs an acknowledgement. */
   readonly windowUntil: Millis;
   readonly person: PersonOrder | null;
+  /** Since when drains and a switchover stand, by what they are about. */
+  readonly standingSince: ReadonlyMap<string, Millis>;
   /** What was before the order that is out: an order refused is void. */
   readonly undo: Pick<ArbitratorDurable, "grant" | "primarySegment"> | null;
   /** When to judge again without being told anything new; `Infinity` in calm. */
@@ -146,6 +153,11 @@ export type ArbitratorEffect =
       readonly event: string;
       readonly fields: Readonly<Record<string, unknown>>;
     };
+
+/** Standing orders of that kind. */
+export function standingOf(state: ArbitratorState, verb: Standing["verb"]): readonly Standing[] {
+  return state.durable.standing.filter((standing) => standing.verb === verb);
+}
 
 /** The server's latest report if it is not older than `maxAgeMs`. */
 export function youngReport(

@@ -69,6 +69,7 @@ export function summarize(state: ArbitratorState, now: Millis): Summary {
       agoMs: Math.max(0, now - at),
       verdict,
     })),
+    orders: [...durable.standing],
     warnings: [...doubts, ...config.warnings],
   };
 }

@@ -291,6 +291,8 @@ const JUDGED = [
   "primary",
   "fenced",
   "draining",
+  "yielding",
+  "cutting",
   "leaving",
   "localState",
   "probe",
@@ -452,6 +454,7 @@ function judgeServer(state: DbClientState, server: DbServerConfig, now: Millis):
       loaded,
       steady: fitSince !== null && now - fitSince >= STEADY_MS,
       primarySegment: report?.primarySegment ?? null,
+      yielding: report?.yielding === true,
       writers: report?.writers ?? 0,
       epochSeen: report?.epochSeen ?? 0,
     },
@@ -517,7 +520,9 @@ function judgeAll(state: DbClientState, effects: DbClientEffect[], now: Millis):
   const { writer: present, outvotedSince } = keepOrYield(state, candidates, now);
   const target = placeAll(state.config, state.client, candidates, present);
   const writer = writerIn(state.client, target);
-  const cut = judged.filter((one) => one.cut).map(({ candidate }) => candidate.server.name);
+  const cut = judged
+    .filter((one) => one.cut || isCutByOrder(state, one.candidate.server, target))
+    .map(({ candidate }) => candidate.server.name);
   const known = new Map(judged.map((one) => [one.candidate.server.id, one.known]));
   const changes = changesBetween(state.target, target);
   const sameCut = cut.length === state.cut.length && cut.every((name) => state.cut.includes(name));
@@ -526,6 +531,12 @@ function judgeAll(state: DbClientState, effects: DbClientEffect[], now: Millis):
   effects.push({ do: "reconcile", target, cut });
   effects.push(log("target", { changes, cut }));
   return { ...next, reconcileAt: now + state.config.timing.reconcileIntervalMs };
+}
+
+/** Is the time over of the order that left this server without new connections. */
+function isCutByOrder(state: DbClientState, server: DbServerConfig, target: Target): boolean {
+  if (state.known.get(server.id)?.report?.cutting !== true) return false;
+  return target.some(({ name, place }) => name === server.name && place.as !== "up");
 }
 
 /** The writer to keep if it is fit: none any more once it has been outvoted for long enough. */

@@ -257,6 +257,8 @@ export interface Candidate {
   readonly steady: boolean;
   /** Where writers belong, as the arbitrator last told it; null where it has not. */
   readonly primarySegment: string | null;
+  /** A switchover takes the writers elsewhere: a single writer leaves it, if there is another. */
+  readonly yielding: boolean;
   /** Client minders that have it as their writer. */
   readonly writers: number;
   /** Highest epoch that it has heard of. */
@@ -303,6 +305,7 @@ export function succession(
   const rank = (candidate: Candidate): readonly number[] => [
     candidate.standing === "serving" ? 0 : 1,
     candidate.synced ? 0 : 1,
+    candidate.yielding ? 1 : 0,
     -candidate.writers,
     candidate.steady ? 0 : 1,
     candidate.server.segment === segment ? 0 : 1,
@@ -358,11 +361,19 @@ function singleWriter({ config, client, writer: present, able }: PolicyInput): S
   const first = succession(config, able)[0];
   if (first === undefined) return new Map();
   const kept = able.find(({ server }) => server.name === present);
-  // Only a donor, or one that is catching up, gives way to one that is in step.
-  const writer = kept !== undefined && (kept.synced || !first.synced) ? kept : first;
+  const writer = kept !== undefined && !givesWay(kept, first) ? kept : first;
   return new Map([
     [writer.server, { weight: weightFor(client, writer.server), because: "it is the writer" }],
   ]);
+}
+
+/**
+ * Only a donor, or one that is catching up, gives way to one that is in step; and one that a person
+ * moves the writers from, to one that they move them to.
+ */
+function givesWay(kept: Candidate, first: Candidate): boolean {
+  if (!kept.synced) return first.synced;
+  return kept.yielding && !first.yielding && first.synced;
 }
 
 function localFirst(input: PolicyInput): Shares {
@@ -417,6 +428,7 @@ export function candidatesNow(
       loaded: (report?.flowControl ?? 0) >= FLOW_LOADED,
       steady: true,
       primarySegment: report?.primarySegment ?? null,
+      yielding: report?.yielding === true,
       writers: report?.writers ?? 0,
       epochSeen: report?.epochSeen ?? 0,
     };

@@ -122,6 +122,8 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     promisedEpoch: 0,
     epochs: [],
     draining: false,
+    yielding: false,
+    cutting: false,
     retired: [],
     primarySegment: null,
     startVerdict: "wait",
@@ -318,6 +320,8 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
         ? turn.state.promisedEpoch
         : Math.max(turn.state.promisedEpoch, arbitrator.epoch),
     draining: arbitrator.draining,
+    yielding: arbitrator.yielding,
+    cutting: arbitrator.cutting,
     retired: arbitrator.retired,
     primarySegment: arbitrator.primarySegment,
     toldAt: sentAt,

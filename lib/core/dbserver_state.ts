@@ -147,6 +147,10 @@ export interface DbServerState {
   readonly promisedEpoch: number;
   readonly epochs: readonly EpochRecord[];
   readonly draining: boolean;
+  /** A switchover takes the writers elsewhere, as the arbitrator last said. */
+  readonly yielding: boolean;
+  /** The time of a drain or switchover is over: sessions that are left may be cut. */
+  readonly cutting: boolean;
   /** Servers without a say, as the arbitrator last named them. */
   readonly retired: readonly PartyId[];
   readonly primarySegment: string | null;

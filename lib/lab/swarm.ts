@@ -173,6 +173,8 @@ function reportOf(config: ClusterConfig, view: Pick<Report, "members" | "fingerp
     flowControl: 0,
     fenced: false,
     draining: false,
+    yielding: false,
+    cutting: false,
     leaving: false,
     position: null,
     safeToBootstrap: false,

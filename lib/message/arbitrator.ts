@@ -62,6 +62,59 @@ export const VerdictSchema = v.strictObject({
 });
 export type Verdict = v.InferOutput<typeof VerdictSchema>;
 
+/** Standing orders at a time: a drain and a retirement of each server, a pause, a switchover. */
+export const STANDING_MAX = 2 * 64 + 2;
+
+/** An order of a person that stands until it is taken back, or carried out. */
+export const StandingSchema = v.strictObject({
+  verb: v.picklist(["pause", "drain", "retire", "switchover"]),
+  /** The server's party id, the segment; empty for a pause. */
+  about: v.pipe(v.string(), v.maxLength(64)),
+  who: v.pipe(v.string(), v.maxLength(128)),
+  why: WordsSchema,
+  /** Sessions left after so long are cut; null: never by this order. */
+  deadlineMs: v.nullable(MillisSchema),
+  /** Of a drain: servers that stay open to clients at least; with fewer it waits. */
+  floor: CountSchema,
+  /** Of a switchover: where writers belonged before; else empty. */
+  from: v.pipe(v.string(), v.maxLength(64)),
+});
+export type Standing = v.InferOutput<typeof StandingSchema>;
+
+/** What a person loses by an order, as far as it can be told. */
+export const LossSchema = v.strictObject({
+  /** Transactions that servers left behind are known to have beyond those that go on. */
+  transactions: CountSchema,
+  /** Is that all of it: everybody left behind has said where it stands. */
+  exact: v.boolean(),
+  because: WordsSchema,
+  /** What a person types to accept it; empty where nothing is lost. */
+  confirmation: WordsSchema,
+});
+export type Loss = v.InferOutput<typeof LossSchema>;
+
+/** `plan`: what an order would do now, by the very checks and steps that carry it out. */
+export const PlanSchema = v.strictObject({
+  order: v.pipe(v.string(), v.maxLength(64)),
+  /** would: it would be done; already: it is so; refused: the first failing check says why. */
+  outcome: v.picklist(["would", "already", "refused"]),
+  because: WordsSchema,
+  checks: v.pipe(
+    v.array(
+      v.strictObject({
+        id: v.pipe(v.string(), v.maxLength(64)),
+        passed: v.boolean(),
+        because: WordsSchema,
+      }),
+    ),
+    v.maxLength(64),
+    v.readonly(),
+  ),
+  steps: v.pipe(v.array(WordsSchema), v.maxLength(64), v.readonly()),
+  loss: v.nullable(LossSchema),
+});
+export type Plan = v.InferOutput<typeof PlanSchema>;
+
 /** `status_summary` as answered to a person. */
 export const SummarySchema = v.strictObject({
   cluster: NameSchema,
@@ -95,6 +148,8 @@ export const SummarySchema = v.strictObject({
     v.array(v.strictObject({ agoMs: v.pipe(v.number(), v.minValue(0)), verdict: VerdictSchema })),
     v.maxLength(32),
   ),
+  /** Orders of people that stand. */
+  orders: v.pipe(v.array(StandingSchema), v.maxLength(STANDING_MAX)),
   warnings: v.pipe(v.array(WordsSchema), v.maxLength(64)),
 });
 export type Summary = v.InferOutput<typeof SummarySchema>;

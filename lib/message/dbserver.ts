@@ -54,6 +54,10 @@ export const ReportSchema = v.strictObject({
   fenced: v.boolean(),
   /** An order of a person: no new client connections. */
   draining: v.boolean(),
+  /** A switchover takes the writers elsewhere: single writers leave it. */
+  yielding: v.boolean(),
+  /** Sessions that clients still have where none are wanted are cut, by an order whose time is over. */
+  cutting: v.boolean(),
   /** A stop was ordered: said before mariadbd gets SIGTERM. */
   leaving: v.boolean(),
   /** Position of a stopped server, null while it runs or where none can be read. */
@@ -134,6 +138,10 @@ export const AckSchema = v.strictObject({
       /** Epochs newer than the one that the reporter last served under. */
       epochs: v.pipe(v.array(EpochRecordSchema), v.maxLength(64)),
       draining: v.boolean(),
+      /** A switchover takes the writers elsewhere. */
+      yielding: v.boolean(),
+      /** The time of the drain or switchover is over: what sessions are left may be cut. */
+      cutting: v.boolean(),
       /** Servers without a say, by a person's order: left out where a segment's majority is counted. */
       retired: v.pipe(v.array(PartyIdSchema), v.maxLength(64)),
       /** Verdict for a stopped server. */

@@ -6,16 +6,19 @@ import * as v from "valibot";
 import {
   EvictSchema,
   MakePrimarySchema,
+  PlanSchema,
   RequestStatusSchema,
   StartOrderSchema,
   SummarySchema,
 } from "./arbitrator.ts";
 import {
+  DrainSchema,
   MakePrimaryOrderSchema,
   NodeOrderSchema,
   PauseSchema,
   ResumeSchema,
   StatusSummarySchema,
+  SwitchoverSchema,
 } from "./command.ts";
 import { AckSchema, ReportSchema } from "./dbserver.ts";
 import {
@@ -60,16 +63,21 @@ export const ROUTES = {
     body("reseed", StartOrderSchema),
     AckBody,
   ]),
-  "arbitrator>command": v.variant("verb", [body("status_summary", SummarySchema), AckBody]),
+  "arbitrator>command": v.variant("verb", [
+    body("status_summary", SummarySchema),
+    body("plan", PlanSchema),
+    AckBody,
+  ]),
   "command>arbitrator": v.variant("verb", [
     body("status_summary", StatusSummarySchema),
-    body("drain", NodeOrderSchema),
+    body("drain", DrainSchema),
     body("undrain", NodeOrderSchema),
     body("retire", NodeOrderSchema),
     body("restore", NodeOrderSchema),
     body("pause", PauseSchema),
     body("resume", ResumeSchema),
     body("make_primary", MakePrimaryOrderSchema),
+    body("switchover", SwitchoverSchema),
   ]),
   "wsrep_notify_cmd>dbserver": v.variant("verb", [body("wsrep_notify_cmd", NotifySchema)]),
 } as const;

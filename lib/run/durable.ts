@@ -2,7 +2,7 @@
 import * as v from "valibot";
 import type { ArbitratorDurable } from "../core/arbitrator_state.ts";
 import type { ServerDurable } from "../core/dbserver_io.ts";
-import { BASES } from "../message/arbitrator.ts";
+import { BASES, StandingSchema } from "../message/arbitrator.ts";
 import { EpochRecordSchema, PositionSchema } from "../message/dbserver.ts";
 import {
   CountSchema,
@@ -53,4 +53,6 @@ export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable
   paused: v.nullable(WordsSchema),
   draining: v.array(PartyIdSchema),
   retired: v.array(PartyIdSchema),
+  // A store of before there were such is read all the same.
+  standing: v.optional(v.array(StandingSchema), []),
 });

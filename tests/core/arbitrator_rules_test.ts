@@ -14,6 +14,8 @@ import {
 
 const CUT1: Seen = { view: DC1, primary: "no" };
 const CUT2: Seen = { view: DC2, primary: "no" };
+/** A person's word that the silent are stopped, and that whatever is lost is lost. */
+const LOSS = { force: true, acceptedLoss: null };
 /** Weights of which dc1 has more than half. */
 const HEAVY = coreCluster({ weights: { a1: 2, a2: 2 } });
 
@@ -83,7 +85,7 @@ describe("restart.outwaited", () => {
     story.reports(DC2, CUT2);
     const ack = story.person({
       verb: "make_primary",
-      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "" },
+      parameters: { segment: "dc2", allowDataLoss: true, ...LOSS, who: "eve", why: "" },
     });
     expect(ack?.because).toStartWith("restart.outwaited: ");
   });
@@ -218,7 +220,13 @@ describe("outside.excluded", () => {
   describe("outside.excluded and a person who allows loss", () => {
     const force = {
       verb: "make_primary",
-      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "dc1 has no power" },
+      parameters: {
+        segment: "dc2",
+        allowDataLoss: true,
+        ...LOSS,
+        who: "eve",
+        why: "dc1 has no power",
+      },
     } as const;
 
     test("whoever has been silent for an outwait is excluded by their word", () => {
@@ -389,7 +397,13 @@ describe("segment.majority", () => {
     story.pass(6_000);
     story.report("b1", { view: ["b1"], primary: "no" });
     expect(ruleOf(story, "dc2")).toBe("segment.majority");
-    const force = { segment: "dc2", allowDataLoss: true, who: "eve", why: "b2 burnt down" };
+    const force = {
+      segment: "dc2",
+      allowDataLoss: true,
+      ...LOSS,
+      who: "eve",
+      why: "b2 burnt down",
+    };
     expect(story.person({ verb: "make_primary", parameters: force })?.outcome).toBe("ok");
   });
 
@@ -426,7 +440,13 @@ describe("members.synced", () => {
     });
     const ack = story.person({
       verb: "make_primary",
-      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "dc1 burnt down" },
+      parameters: {
+        segment: "dc2",
+        allowDataLoss: true,
+        ...LOSS,
+        who: "eve",
+        why: "dc1 burnt down",
+      },
     });
     expect(ack?.outcome).toBe("ok");
     expect(story.order().order.basis).toBe("forced");
@@ -461,7 +481,7 @@ describe("lineage.noted", () => {
     story.effects = [];
     story.person({
       verb: "make_primary",
-      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "" },
+      parameters: { segment: "dc2", allowDataLoss: true, ...LOSS, who: "eve", why: "" },
     });
     const { sent, order } = story.order();
     story.answered(sent, "ok");
@@ -503,7 +523,7 @@ describe("epoch.free", () => {
     const story = dc1Holds();
     story.person({
       verb: "make_primary",
-      parameters: { segment: "dc2", allowDataLoss: true, who: "eve", why: "" },
+      parameters: { segment: "dc2", allowDataLoss: true, ...LOSS, who: "eve", why: "" },
     });
     expect(story.order().order).toMatchObject({ epoch: 2, segment: "dc2", basis: "forced" });
   });
@@ -554,7 +574,10 @@ describe("rank.best", () => {
       outcome: "refused",
       because: expect.stringContaining("rank.best"),
     });
-    const forced = { verb: "make_primary", parameters: { ...order, allowDataLoss: true } } as const;
+    const forced = {
+      verb: "make_primary",
+      parameters: { ...order, allowDataLoss: true, ...LOSS },
+    } as const;
     expect(story.person(forced)?.outcome).toBe("ok");
   });
 

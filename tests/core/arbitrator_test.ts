@@ -16,6 +16,8 @@ import {
 const CUT1: Seen = { view: DC1, primary: "no" };
 const CUT2: Seen = { view: DC2, primary: "no" };
 const SIGNED = { who: "eve", why: "test" };
+/** A person's word that the silent are stopped, and that whatever is lost is lost. */
+const LOSS = { force: true, acceptedLoss: null };
 /** The complete view as it is after somebody has come back: another one than before. */
 const JOINED = `${printOf(ALL, true)}+ffffffff-0000-0000-0000-000000000000`;
 
@@ -247,7 +249,7 @@ describe("orders", () => {
     // The other one stays silent: nobody of dc2 can begin by itself.
     story.report("b1", down(101, { epochSeen: 1, epochServed: 1 }));
     story.effects = [];
-    const force = { segment: "dc1", allowDataLoss: true, ...SIGNED };
+    const force = { segment: "dc1", allowDataLoss: true, ...LOSS, ...SIGNED };
     expect(story.person({ verb: "make_primary", parameters: force })?.outcome).toBe("ok");
     const forced = story.order();
     expect(forced.order.epoch).toBe(2);
@@ -508,7 +510,10 @@ describe("people", () => {
     ],
     [
       "a promotion in calm",
-      { verb: "make_primary", parameters: { segment: "dc2", allowDataLoss: true, ...SIGNED } },
+      {
+        verb: "make_primary",
+        parameters: { segment: "dc2", allowDataLoss: true, ...LOSS, ...SIGNED },
+      },
       "candidate.exists: dc2 is in a joint view",
     ],
   ];
@@ -528,7 +533,7 @@ describe("people", () => {
     const force = (segment: string, who: string) =>
       story.person({
         verb: "make_primary",
-        parameters: { segment, allowDataLoss: true, who, why: "" },
+        parameters: { segment, allowDataLoss: true, ...LOSS, who, why: "" },
       });
     expect(force("dc2", "eve")?.outcome).toBe("ok");
     expect(force("dc1", "bob")).toMatchObject({

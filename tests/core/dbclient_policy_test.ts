@@ -87,6 +87,7 @@ function candidates(words: string, of = config): readonly Candidate[] {
       synced: !has.includes("donor"),
       loaded: has.includes("loaded"),
       steady: !has.includes("new"),
+      yielding: has.includes("yielding"),
       writers: Number(has.find((word) => word.startsWith("w="))?.slice(2) ?? 0),
       primarySegment: has.find((one) => one.startsWith("dc")) ?? null,
       epochSeen: Number(has.find((one) => /^\d+$/.test(one)) ?? 0),
@@ -183,6 +184,24 @@ describe("policies", () => {
       "the word of the newest epoch counts",
       "a1:dc1:3 a2:dc1:3 b1:dc2:4 b2:dc1:3",
       "a1 drain, a2 drain, b1 up 100, b2 drain",
+    ],
+    [
+      "single-writer",
+      "a switchover takes the writers away, whoever has them",
+      "a1:yielding:w=2 a2:yielding",
+      "a1 drain, a2 drain, b1 up 100, b2 drain",
+    ],
+    [
+      "single-writer",
+      "but not to where nobody is in step",
+      "a1:yielding:w=2 a2:yielding b1:donor b2:gone",
+      "a1 up 100, a2 drain, b1 drain, b2 out",
+    ],
+    [
+      "spread",
+      "no other policy minds a switchover",
+      "a1:yielding",
+      "a1 up 100, a2 up 100, b1 up 100, b2 up 100",
     ],
     ["local-first", "the own segment serves", "a1", "a1 up 100, a2 up 100, b1 drain, b2 drain"],
     [

@@ -538,6 +538,28 @@ group("the balancer's word", () => {
   });
 });
 
+group("a switchover", () => {
+  test("takes the writer along though it is fit, and cuts what is left when its time is over", () => {
+    const story = new Story();
+    story.all();
+    expect(story.places()).toBe("a1 up 100, a2 drain, b1 drain, b2 drain");
+    story.report("a2", { yielding: true, primarySegment: "dc2" });
+    story.report("a1", { yielding: true, primarySegment: "dc2" });
+    expect(story.places()).toBe("a1 drain, a2 drain, b1 up 100, b2 drain");
+    expect(story.state.writer).toBe("b1");
+    expect(story.state.cut).toEqual([]);
+    story.report("a1", { yielding: true, cutting: true });
+    expect(story.state.cut).toEqual(["a1"]);
+  });
+
+  test("cuts nobody where connections are spread: these servers go on being used", () => {
+    const story = new Story(clientCluster({ client: { policy: "spread" } }));
+    story.all();
+    story.report("a1", { yielding: true, cutting: true });
+    expect(story.state.cut).toEqual([]);
+  });
+});
+
 group("a newer config", () => {
   test("is taken with what is known, and its new server is out until it joins", () => {
     const story = new Story(clientCluster({ segments: { dc1: ["a1"], dc2: ["b1"] } }));

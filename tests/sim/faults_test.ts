@@ -381,19 +381,20 @@ describe("full outages and returns", () => {
     stage.cutSites();
     stage.run(12_000);
     expect(stage.serving()).toEqual([]);
-    const rules: string[] = [];
-    stage.onLog("make_primary", (id, fields) => {
-      if (id === "arbitrator.1")
-        rules.push(`${String(fields["segment"])} ${String(fields["rule"])}`);
+    const outcomes: string[] = [];
+    stage.onLog("order", (id, fields) => {
+      if (id === "arbitrator.1" && fields["order"] === "make_primary")
+        outcomes.push(String(fields["outcome"]));
     });
-    stage.force("dc2", { allowDataLoss: false });
-    stage.force("dc1", { allowDataLoss: false });
+    const word = { why: "", allowDataLoss: false } as const;
+    stage.order({ verb: "make_primary", parameters: { ...word, ...SIGNED, segment: "dc1" } });
+    stage.order({ verb: "make_primary", parameters: { ...word, who: "bob", segment: "dc2" } });
     stage.until(
       "one of them serves alone",
       () => stage.servesAlone("dc1") || stage.servesAlone("dc2"),
     );
     stage.run(10_000);
-    expect(rules.filter((rule) => rule.endsWith(" promote")).length).toBe(1);
+    expect(outcomes.toSorted()).toEqual(["refused", "would"]);
     stage.order({ verb: "resume", parameters: { ...SIGNED, rearm: false } });
     stage.endsWell();
   });

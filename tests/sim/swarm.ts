@@ -592,7 +592,7 @@ class Trouble {
         world.crashWatchdog(server.node, 500);
     const durable = world.arbiter.process?.state.core.durable;
     const from = world.arbiter.host.index;
-    const signed = { who: "operator", why: "put right" };
+    const signed = { who: "operator", why: "put right", takeOver: true };
     if (durable === undefined) return;
     const observing = world.arbiter.process?.state.core.observing ?? null;
     if (observing !== null || durable.paused !== null)
@@ -616,7 +616,7 @@ class Trouble {
   #order(p: number, q: number, r: number): void {
     const world = this.#world;
     const { servers } = world;
-    const signed = { who: "somebody", why: "at a bad moment" };
+    const signed = { who: "somebody", why: "at a bad moment", takeOver: true };
     const node = servers[Math.floor(q * servers.length)]?.config.name ?? "a1";
     const from = Math.floor(r * world.hosts.length);
     if (p < 0.15) world.order({ verb: "pause", parameters: signed }, from);
@@ -627,7 +627,9 @@ class Trouble {
     else if (p < 0.7) world.order({ verb: "drain", parameters: { ...signed, node } }, from);
     else {
       const segment = q < 0.5 ? "dc1" : "dc2";
-      const parameters = { ...signed, segment, allowDataLoss: p > 0.95 };
+      const allowDataLoss = p > 0.95;
+      const word = { force: allowDataLoss, acceptedLoss: null };
+      const parameters = { ...signed, segment, allowDataLoss, ...word };
       world.order({ verb: "make_primary", parameters }, from);
     }
   }

@@ -120,6 +120,8 @@ export function servingReport(
     flowControl: 0,
     fenced: false,
     draining: false,
+    yielding: false,
+    cutting: false,
     leaving: false,
     position: null,
     safeToBootstrap: false,

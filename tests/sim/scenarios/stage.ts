@@ -327,7 +327,15 @@ export class Stage {
   force(segment: "dc1" | "dc2", options: { readonly allowDataLoss: boolean }): this {
     return this.order({
       verb: "make_primary",
-      parameters: { segment, who: "operator", why: "scenario", ...options },
+      parameters: {
+        segment,
+        who: "operator",
+        why: "scenario",
+        force: options.allowDataLoss,
+        acceptedLoss: null,
+        takeOver: true,
+        ...options,
+      },
     });
   }
 

@@ -1,0 +1,374 @@
+/** Orders of people: what a dry run says is what the order does, and two people do not collide. */
+import { describe, expect, test } from "bun:test";
+import { type Order, planOrder } from "../../lib/core/arbitrator_plan.ts";
+import type { Plan } from "../../lib/message/arbitrator.ts";
+import {
+  ALL,
+  type ArbitratorStory,
+  calmArbitrator,
+  coreCluster,
+  DC1,
+  DC2,
+  down,
+  printOf,
+  type Seen,
+} from "../support/cores.ts";
+
+const EVE = { who: "eve", why: "new disk" };
+const BOB = { who: "bob", why: "at night" };
+const CUT2: Seen = { view: DC2, primary: "no" };
+
+/** What a dry run answers. */
+function dryRun(story: ArbitratorStory, order: Order): Plan {
+  const before = story.state.durable;
+  const asked = { ...order, parameters: { ...order.parameters, dryRun: true } } as Order;
+  story.effects = [];
+  story.person(asked);
+  expect(story.state.durable).toBe(before);
+  expect(story.state.person).toBeNull();
+  const reply = story.effects.find((effect) => effect.do === "reply");
+  if (reply?.do !== "reply" || reply.body.verb !== "plan") throw new Error("no plan came");
+  return reply.body.parameters;
+}
+
+/** dc1 is gone, and had more than dc2. */
+function dc1Gone(): ArbitratorStory {
+  const story = calmArbitrator();
+  story.reports(DC1, { lastCommitted: 114 });
+  story.pass(6_000);
+  story.reports(DC2, {
+    ...CUT2,
+    lastPrimary: { fingerprint: printOf(ALL, true), synced: false },
+  });
+  return story;
+}
+
+const CASES: readonly (readonly [string, () => ArbitratorStory, Order])[] = [
+  ["drain in calm", calmArbitrator, { verb: "drain", parameters: { ...EVE, node: "a1" } }],
+  ["drain of all", () => calmArbitrator(), { verb: "drain", parameters: { ...EVE, node: "dc9" } }],
+  [
+    "drain below its floor",
+    calmArbitrator,
+    { verb: "drain", parameters: { ...EVE, node: "dc1", floor: 3 } },
+  ],
+  ["undrain", calmArbitrator, { verb: "undrain", parameters: { ...EVE, node: "a1" } }],
+  ["retire", calmArbitrator, { verb: "retire", parameters: { ...EVE, node: "a1" } }],
+  ["restore", calmArbitrator, { verb: "restore", parameters: { ...EVE, node: "a1" } }],
+  ["pause", calmArbitrator, { verb: "pause", parameters: EVE }],
+  ["resume", calmArbitrator, { verb: "resume", parameters: { ...EVE, rearm: false } }],
+  [
+    "resume of one that observes",
+    () => calmArbitrator({ observing: "the store is missing" }),
+    { verb: "resume", parameters: { ...EVE, rearm: false } },
+  ],
+  [
+    "rearm of one that observes",
+    () => calmArbitrator({ observing: "the store is missing" }),
+    { verb: "resume", parameters: { ...EVE, rearm: true } },
+  ],
+  [
+    "make_primary in calm",
+    calmArbitrator,
+    { verb: "make_primary", parameters: { ...EVE, segment: "dc2", allowDataLoss: false } },
+  ],
+  [
+    "make_primary of a segment that may lack commits",
+    dc1Gone,
+    { verb: "make_primary", parameters: { ...EVE, segment: "dc2", allowDataLoss: false } },
+  ],
+  [
+    "make_primary with an unconfirmed loss",
+    dc1Gone,
+    {
+      verb: "make_primary",
+      parameters: { ...EVE, segment: "dc2", force: true, allowDataLoss: true },
+    },
+  ],
+  [
+    "make_primary with a confirmed loss",
+    dc1Gone,
+    {
+      verb: "make_primary",
+      parameters: { ...EVE, segment: "dc2", force: true, allowDataLoss: true, acceptedLoss: null },
+    },
+  ],
+  ["switchover", calmArbitrator, { verb: "switchover", parameters: { ...EVE, segment: "dc2" } }],
+  [
+    "switchover to where writers are",
+    calmArbitrator,
+    { verb: "switchover", parameters: { ...EVE, segment: "dc1" } },
+  ],
+  ["switchover in a cut", dc1Gone, { verb: "switchover", parameters: { ...EVE, segment: "dc2" } }],
+];
+
+describe("a dry run", () => {
+  for (const [what, story, order] of CASES) {
+    test(`${what}: says what the order then does, and changes nothing`, () => {
+      const live = story();
+      const plan = dryRun(live, order);
+      const before = live.state;
+      const ack = live.person(order);
+      expect(ack?.outcome).toBe(plan.outcome === "refused" ? "refused" : "ok");
+      expect(ack?.because).toBe(plan.because);
+      const changed =
+        live.state.durable !== before.durable || live.state.observing !== before.observing;
+      expect(changed).toBe(plan.outcome === "would");
+      expect(plan.steps.length > 0).toBe(plan.outcome === "would");
+      expect(plan.checks.every(({ passed }) => passed)).toBe(plan.outcome !== "refused");
+    });
+  }
+
+  test("an order that was carried out is answered ok when it is repeated, and changes nothing", () => {
+    for (const [, story, order] of CASES) {
+      const live = story();
+      if (live.person(order)?.outcome !== "ok" || order.verb === "make_primary") continue;
+      const before = live.state.durable;
+      expect(live.person(order)?.outcome).toBe("ok");
+      expect(live.state.durable).toBe(before);
+    }
+  });
+});
+
+describe("order.free", () => {
+  test("the second of two people is refused with the first one's name and reason, unless they take over", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "drain", parameters: { ...EVE, node: "a1" } });
+    const undrain = { verb: "undrain", parameters: { ...BOB, node: "dc1" } } as const;
+    expect(story.person(undrain)).toMatchObject({
+      outcome: "refused",
+      because: expect.stringContaining("eve drains dbserver.1: new disk"),
+    });
+    expect(
+      story.person({ ...undrain, parameters: { ...undrain.parameters, takeOver: true } })?.outcome,
+    ).toBe("ok");
+    expect(story.state.durable.draining).toEqual([]);
+    expect(story.state.durable.standing).toEqual([]);
+  });
+
+  test("a pause is its owner's: others may neither resume nor promote", () => {
+    const story = dc1Gone();
+    story.person({ verb: "pause", parameters: EVE });
+    for (const order of [
+      { verb: "resume", parameters: { ...BOB, rearm: false } },
+      { verb: "pause", parameters: BOB },
+      { verb: "make_primary", parameters: { ...BOB, segment: "dc2", allowDataLoss: false } },
+      { verb: "switchover", parameters: { ...BOB, segment: "dc2" } },
+    ] as const) {
+      expect(story.person(order)).toMatchObject({
+        outcome: "refused",
+        because: expect.stringContaining("eve has paused automatic decisions: new disk"),
+      });
+    }
+    expect(story.person({ verb: "resume", parameters: { ...EVE, rearm: false } })?.outcome).toBe(
+      "ok",
+    );
+    expect(story.state.durable.paused).toBeNull();
+  });
+});
+
+describe("drain", () => {
+  test("floor.kept: refuses to leave clients with fewer servers than its floor", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "drain", parameters: { ...EVE, node: "dc1" } });
+    expect(story.person({ verb: "drain", parameters: { ...EVE, node: "dc2" } })).toMatchObject({
+      outcome: "refused",
+      because: "no server would stay open to clients, the floor is 1",
+    });
+    expect(
+      story.person({ verb: "drain", parameters: { ...EVE, node: "b1", floor: 2 } }),
+    ).toMatchObject({
+      outcome: "refused",
+      because: "b2 would stay open to clients, the floor is 2",
+    });
+  });
+
+  test("waits while the floor is not kept: clients have the server back", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "drain", parameters: { ...EVE, node: "dc1" } });
+    expect(story.report("a1")?.arbitrator?.draining).toBe(true);
+    story.reports(DC2, down(100));
+    expect(story.report("a1")?.arbitrator?.draining).toBe(false);
+    story.reports(DC2);
+    expect(story.report("a1")?.arbitrator?.draining).toBe(true);
+  });
+
+  test("after its deadline the sessions that are left are cut", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "drain", parameters: { ...EVE, node: "a1", deadlineMs: 5_000 } });
+    expect(story.report("a1")?.arbitrator?.cutting).toBe(false);
+    story.pass(5_000).reports(ALL);
+    expect(story.report("a1")?.arbitrator).toMatchObject({ draining: true, cutting: true });
+    expect(story.report("a2")?.arbitrator).toMatchObject({ draining: false, cutting: false });
+  });
+});
+
+describe("make_primary", () => {
+  const force = (acceptedLoss?: number | null): Order => ({
+    verb: "make_primary",
+    parameters: {
+      ...EVE,
+      segment: "dc2",
+      force: true,
+      allowDataLoss: true,
+      ...(acceptedLoss === undefined ? {} : { acceptedLoss }),
+    },
+  });
+
+  test("states the loss it cannot bound, and demands that it is confirmed as such", () => {
+    const story = dc1Gone();
+    const plan = planOrder(story.state, force(), story.now);
+    expect(plan.loss).toEqual({
+      transactions: 14,
+      exact: false,
+      because:
+        "14 transactions of a1 will be missing, and whatever else was committed at a1 (unheard for 6 s), a2 (unheard for 6 s) since",
+      confirmation: "lose an unknown number of transactions",
+    });
+    expect(story.person(force())?.because).toContain("loss.confirmed");
+    expect(story.person(force(14))?.because).toContain("loss.confirmed");
+    expect(story.person(force(null))?.outcome).toBe("ok");
+  });
+
+  test("loss.confirmed: where all have said where they stand, the number is exact, and no greater one is taken for it", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "pause", parameters: EVE });
+    story.pass(6_000);
+    story.reports(DC1, { view: DC1, primary: "no", lastCommitted: 114 });
+    story.reports(DC2, CUT2);
+    const plan = planOrder(story.state, force(), story.now);
+    expect(plan.loss).toMatchObject({ transactions: 14, exact: true });
+    expect(plan.loss?.confirmation).toBe("lose 14 transactions");
+    expect(story.person(force(13))?.because).toContain("loss.confirmed");
+    expect(story.person(force(14))?.outcome).toBe("ok");
+    expect(story.order().order.segment).toBe("dc2");
+  });
+
+  test("without --force the silent are not taken for stopped", () => {
+    const story = calmArbitrator({ config: coreCluster({ weights: { a1: 2, a2: 2 } }) });
+    story.pass(story.config.outwaitMs + 1);
+    story.reports(DC2, CUT2);
+    const word = { ...EVE, segment: "dc2", allowDataLoss: true, acceptedLoss: null };
+    expect(story.person({ verb: "make_primary", parameters: word })?.because).toContain(
+      "outside.excluded",
+    );
+    expect(
+      story.person({ verb: "make_primary", parameters: { ...word, force: true } })?.outcome,
+    ).toBe("ok");
+  });
+});
+
+describe("switchover", () => {
+  /** Reports of all, as they come once the servers have heard of it; app minders write at `writer`. */
+  function settle(story: ArbitratorStory, target: "dc1" | "dc2", writer: string): void {
+    for (const name of ALL) {
+      const inside = (target === "dc1" ? DC1 : DC2).some((one) => one === name);
+      story.report(name, {
+        primarySegment: target,
+        yielding: !inside,
+        writers: name === writer ? 2 : 0,
+      });
+    }
+  }
+
+  test("moves the preferred side and lets writers yield, until none is elsewhere", () => {
+    const story = calmArbitrator();
+    settle(story, "dc1", "a1");
+    const ack = story.person({ verb: "switchover", parameters: { ...EVE, segment: "dc2" } });
+    expect(ack).toMatchObject({ outcome: "ok", because: "switchover: writers move to dc2" });
+    expect(story.report("a1", { writers: 2 })?.arbitrator).toMatchObject({
+      primarySegment: "dc2",
+      yielding: true,
+    });
+    expect(story.report("b1")?.arbitrator?.yielding).toBe(false);
+    expect(story.state.durable.standing).toMatchObject([{ verb: "switchover", from: "dc1" }]);
+    settle(story, "dc2", "b1");
+    expect(story.state.durable.standing).toEqual([]);
+    expect(story.state.durable.primarySegment).toBe("dc2");
+    expect(story.logged()).toContain("switchover_done");
+    expect(story.report("a1")?.arbitrator?.yielding).toBe(false);
+  });
+
+  test("aborted, moves them back", () => {
+    const story = calmArbitrator();
+    settle(story, "dc1", "a1");
+    story.person({ verb: "switchover", parameters: { ...EVE, segment: "dc2" } });
+    story.report("b1", { writers: 1 });
+    const ack = story.person({ verb: "switchover", parameters: { ...EVE, segment: null } });
+    expect(ack?.because).toBe("switchover aborted: writers move back to dc1");
+    expect(story.report("b1", { writers: 1 })?.arbitrator?.yielding).toBe(true);
+    settle(story, "dc1", "a1");
+    expect(story.state.durable).toMatchObject({ primarySegment: "dc1", standing: [] });
+  });
+
+  test("sessions left behind are cut at its deadline, and it is not done before", () => {
+    const story = calmArbitrator();
+    settle(story, "dc1", "a1");
+    story.person({
+      verb: "switchover",
+      parameters: { ...EVE, segment: "dc2", deadlineMs: 3_000 },
+    });
+    settle(story, "dc2", "b1");
+    expect(story.state.durable.standing).toHaveLength(1);
+    story.pass(3_000);
+    settle(story, "dc2", "b1");
+    expect(story.report("a1", { yielding: true, primarySegment: "dc2" })?.arbitrator?.cutting).toBe(
+      true,
+    );
+    story.pass(2_000);
+    settle(story, "dc2", "b1");
+    expect(story.state.durable.standing).toEqual([]);
+  });
+
+  test("target.serves, epoch.closed: is refused unless the target could take the writers this moment", () => {
+    const story = calmArbitrator();
+    story.report("b1", { localState: "Donor/Desynced" });
+    expect(
+      story.person({ verb: "switchover", parameters: { ...EVE, segment: "dc2" } })?.because,
+    ).toStartWith("1 of 2 servers of dc2 serve in the joint view");
+    const cut = calmArbitrator();
+    cut.pass(6_000);
+    cut.reports(DC2, CUT2);
+    expect(cut.state.durable.grant?.segment).toBe("dc2");
+    expect(
+      cut.person({ verb: "switchover", parameters: { ...EVE, segment: "dc2" } })?.because,
+    ).toBe("dc2 holds epoch 1");
+  });
+
+  test("ends where its target can no longer serve, and writers belong where they did", () => {
+    const story = calmArbitrator();
+    settle(story, "dc1", "a1");
+    story.person({ verb: "switchover", parameters: { ...EVE, segment: "dc2" } });
+    story.reports(DC2, down(100));
+    expect(story.state.durable).toMatchObject({ primarySegment: "dc1", standing: [] });
+    expect(story.logged()).toContain("switchover_ended");
+  });
+
+  test("ends with the epoch of a fault, which decides where writers belong", () => {
+    const story = calmArbitrator();
+    settle(story, "dc1", "a1");
+    story.person({ verb: "switchover", parameters: { ...EVE, segment: "dc2" } });
+    story.reports(DC2, { ...CUT2, lastCommitted: 100 });
+    story.reports(DC1, { view: DC1, primary: "no", lastCommitted: 120 });
+    story.pass(6_000);
+    story.reports(DC2, { ...CUT2, lastCommitted: 100 });
+    story.reports(DC1, { view: DC1, primary: "no", lastCommitted: 120 });
+    story.pass(50);
+    expect(story.state.durable.grant?.segment).toBe("dc1");
+    story.pass(50);
+    expect(story.state.durable).toMatchObject({ primarySegment: "dc1", standing: [] });
+  });
+});
+
+test("every order is noted in the log with who, why and its outcome", () => {
+  const story = calmArbitrator();
+  story.effects = [];
+  story.person({ verb: "drain", parameters: { ...EVE, node: "a1" } });
+  story.person({ verb: "undrain", parameters: { ...BOB, node: "a1" } });
+  const orders = story.effects.flatMap((effect) =>
+    effect.do === "log" && effect.event === "order" ? [effect.fields] : [],
+  );
+  expect(orders).toMatchObject([
+    { order: "drain", node: "a1", who: "eve", why: "new disk", outcome: "would" },
+    { order: "undrain", node: "a1", who: "bob", outcome: "refused" },
+  ]);
+});
