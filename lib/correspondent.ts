@@ -21,7 +21,7 @@ export const WAITS_MAX = 8;
 /** Repeats of one attempt because the peer named another session; more than one is already odd. */
 export const HANDSHAKES_MAX = 2;
 /** Earlier sessions of a peer that are remembered as superseded. */
-export const RETIRED_MAX = 64;
+export const RETIRED_MAX = 1024;
 /** Times that this process takes a new name towards a peer that holds its session for superseded. */
 export const RENEWALS_MAX = 3;
 /** Sessions handed to commands, used or not. */

@@ -987,6 +987,30 @@ export class World {
 
   // ---- messages ----------------------------------------------------------------------------
 
+  /** Hears every message that reaches a process, as somebody on the wire would. */
+  onArrived: (message: Message) => void = () => undefined;
+
+  /** Hands a message to its receiver at once, from nowhere; the answer if one comes at once. */
+  replay(message: Message): PostResult | null {
+    const to = this.#hostOf(message.receiver);
+    const target = to === null ? null : this.#processOn(to.index);
+    if (target === null) return null;
+    let answer: PostResult | null = null;
+    const httpTicket = this.#id();
+    this.#requests.set(httpTicket, (result) => {
+      answer = result;
+    });
+    target.deliver({ on: "arrived", message, httpTicket } as never);
+    this.#requests.delete(httpTicket);
+    return answer;
+  }
+
+  /** The state of a party's process; null while it does not run. */
+  stateOf(id: PartyId): MailroomState<unknown> | null {
+    const to = this.#hostOf(id);
+    return to === null ? null : (this.#processOn(to.index)?.state ?? null);
+  }
+
   #post(
     process: ServerProcess | ArbitratorProcess,
     effect: Extract<MailEffect<DbServerEffect>, { do: "post" }>,
@@ -1018,6 +1042,7 @@ export class World {
           this.#carry(to, from, 0, () => finish({ error: "Connection refused" }));
           return;
         }
+        this.onArrived(message);
         const httpTicket = this.#id();
         this.#requests.set(httpTicket, (result) => {
           this.#carry(to, from, 0, () => finish(result));
