@@ -9,8 +9,14 @@
  */
 import type { ClusterConfig } from "./cluster_config.ts";
 import type { Answered, Arrived, Core, Millis, Reply, Role, Send, Step } from "./core/core.ts";
-import { type PartyId, partySerial, partyType, WIRE_VERSION } from "./message/envelope.ts";
-import { type Body, type Message, routeOf, verbsOf } from "./message/mod.ts";
+import {
+  type PartyId,
+  type PartyType,
+  partySerial,
+  partyType,
+  WIRE_VERSION,
+} from "./message/envelope.ts";
+import { type Body, type Message, type Route, routeOf, verbsOf } from "./message/mod.ts";
 
 /** Posts under way to one peer; a peer that hangs must not bind more. */
 export const FLIGHTS_MAX = 4;
@@ -105,14 +111,19 @@ interface Outgoing {
 
 /** The newest message of one verb that a peer's session has sent. */
 interface Heard {
+  readonly verb: string;
   readonly seq: number;
   readonly ticket: number;
   /** The answer, for repeats; null while the core works on it. */
   readonly reply: Message | null;
 }
 
-/** The keeper of one peer's mail. */
+/**
+ * The keeper of one peer's mail. Its lists are short (verbs, posts), so that looking through them costs
+ * less than a map does, and a copy of them next to nothing.
+ */
 export interface Correspondent {
+  readonly id: PartyId;
   /** The name of this process's life towards that peer. */
   readonly ownSession: string;
   readonly renewals: number;
@@ -120,10 +131,11 @@ export interface Correspondent {
   readonly peerSession: string;
   /** Last sequence number used. */
   readonly seq: number;
-  readonly outbox: ReadonlyMap<string, Outgoing>;
+  /** One entry for each verb. */
+  readonly outbox: readonly Outgoing[];
   /** The session that was accepted last, and its newest message of each verb. */
   readonly heardSession: string | null;
-  readonly heard: ReadonlyMap<string, Heard>;
+  readonly heard: readonly Heard[];
   /** Superseded sessions, newest last. */
   readonly retired: readonly string[];
   /** Where the peer's newest report says that it is reached. */
@@ -134,6 +146,7 @@ export interface Correspondent {
 }
 
 interface Flight {
+  readonly postId: number;
   readonly peer: PartyId;
   readonly message: Message;
   readonly body: Body;
@@ -145,6 +158,7 @@ interface Flight {
 }
 
 interface Ticket {
+  readonly id: number;
   readonly asked: Message;
   readonly waits: readonly { readonly httpTicket: number; readonly expiresAt: Millis }[];
 }
@@ -152,14 +166,16 @@ interface Ticket {
 /** A session made for one command: good for one message, once. */
 interface Challenge {
   readonly madeAt: Millis;
-  readonly used: ({ readonly session: string; readonly verb: string } & Heard) | null;
+  readonly used: ({ readonly session: string } & Heard) | null;
 }
 
 export interface MailroomState<S> {
   readonly core: S;
-  readonly correspondents: ReadonlyMap<PartyId, Correspondent>;
-  readonly flights: ReadonlyMap<number, Flight>;
-  readonly tickets: ReadonlyMap<number, Ticket>;
+  readonly correspondents: readonly Correspondent[];
+  /** Posts under way, oldest first. */
+  readonly flights: readonly Flight[];
+  /** Messages that wait for the core's reply, oldest first. */
+  readonly tickets: readonly Ticket[];
   readonly challenges: ReadonlyMap<string, Challenge>;
   /** Next number for a post, a ticket or a challenge. */
   readonly nextId: number;
@@ -167,6 +183,8 @@ export interface MailroomState<S> {
   readonly counters: ReadonlyMap<string, number>;
   /** Highest config version in any message that was accepted. */
   readonly configVersionHeard: number;
+  /** The earliest deadline of the mail, as seen under that config. */
+  readonly due: { readonly config: ClusterConfig; readonly at: Millis };
 }
 
 export interface MailroomOptions<S, E, F> {
@@ -182,55 +200,45 @@ export interface Mailroom<S, E, F> extends Core<MailroomState<S>, MailEvent<E>, 
   initial(core: S): MailroomState<S>;
 }
 
-/** What a step changes seldom and looks at often. */
-interface Maps {
-  correspondents: Map<PartyId, Correspondent>;
-  flights: Map<number, Flight>;
-  tickets: Map<number, Ticket>;
-  challenges: Map<string, Challenge>;
-  counters: Map<string, number>;
-}
-
-/** A step in progress: each map is the state's own until `own` has made it this step's copy. */
-interface Work<S, F> extends MailroomState<S> {
+/** A step in progress: each collection is the state's own until the step has made it its own copy. */
+interface Work<S, F> {
   readonly before: MailroomState<S>;
   core: S;
-  correspondents: ReadonlyMap<PartyId, Correspondent>;
-  flights: ReadonlyMap<number, Flight>;
-  tickets: ReadonlyMap<number, Ticket>;
+  correspondents: readonly Correspondent[];
+  flights: readonly Flight[];
+  tickets: readonly Ticket[];
   challenges: ReadonlyMap<string, Challenge>;
   nextId: number;
   counters: ReadonlyMap<string, number>;
   configVersionHeard: number;
+  /** Something that has a deadline has come or gone. */
+  dueChanged: boolean;
   readonly now: Millis;
   readonly effects: MailEffect<F>[];
 }
 
-/** The state that a step leaves behind. */
-function stateOf<S, F>(work: Work<S, F>): MailroomState<S> {
-  const { core, correspondents, flights, tickets, challenges, nextId, counters } = work;
-  const { configVersionHeard } = work;
-  return {
-    core,
-    correspondents,
-    flights,
-    tickets,
-    challenges,
-    nextId,
-    counters,
-    configVersionHeard,
-  };
+function ownFlights(work: Work<unknown, unknown>): Flight[] {
+  work.dueChanged = true;
+  if (work.flights === work.before.flights) work.flights = work.flights.slice();
+  return work.flights as Flight[];
 }
 
-/** A map of the step that may be changed: most steps change few, and copying all of them costs most. */
-function own<Key extends keyof Maps>(
-  work: Pick<Work<unknown, unknown>, Key | "before">,
-  key: Key,
-): Maps[Key] {
-  if (work[key] === work.before[key]) {
-    work[key] = new Map(work[key] as ReadonlyMap<never, never>) as Work<unknown, unknown>[Key];
+function ownTickets(work: Work<unknown, unknown>): Ticket[] {
+  work.dueChanged = true;
+  if (work.tickets === work.before.tickets) work.tickets = work.tickets.slice();
+  return work.tickets as Ticket[];
+}
+
+function ownCorrespondents(work: Work<unknown, unknown>): Correspondent[] {
+  if (work.correspondents === work.before.correspondents) {
+    work.correspondents = work.correspondents.slice();
   }
-  return work[key] as unknown as Maps[Key];
+  return work.correspondents as Correspondent[];
+}
+
+function ownChallenges(work: Work<unknown, unknown>): Map<string, Challenge> {
+  if (work.challenges === work.before.challenges) work.challenges = new Map(work.challenges);
+  return work.challenges as Map<string, Challenge>;
 }
 
 /** Puts a role's core into its mailroom. A new config takes the old state over. */
@@ -239,6 +247,8 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
 ): Mailroom<S, E, F> {
   const { self, config, session, core } = options;
   const { ackTimeoutMs, resendMs } = config.timing;
+  const verbsTo = rememberedVerbs((peer) => routeOf(self, peer));
+  const verbsFrom = rememberedVerbs((peer) => routeOf(peer, self));
   const patienceMs = PATIENCE_ACK_TIMEOUTS * ackTimeoutMs;
   if (!/^[A-Za-z0-9_-]{1,48}$/.test(session)) {
     throw new Error(
@@ -249,13 +259,14 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function initial(state: S): MailroomState<S> {
     return {
       core: state,
-      correspondents: new Map(),
-      flights: new Map(),
-      tickets: new Map(),
+      correspondents: [],
+      flights: [],
+      tickets: [],
       challenges: new Map(),
       nextId: 1,
       counters: new Map(),
       configVersionHeard: config.version,
+      due: { config, at: Number.POSITIVE_INFINITY },
     };
   }
 
@@ -264,29 +275,58 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     event: MailEvent<E>,
     now: Millis,
   ): Step<MailroomState<S>, MailEffect<F>> {
-    const work: Work<S, F> = { ...state, before: state, now, effects: [] };
+    const work: Work<S, F> = {
+      before: state,
+      core: state.core,
+      correspondents: state.correspondents,
+      flights: state.flights,
+      tickets: state.tickets,
+      challenges: state.challenges,
+      nextId: state.nextId,
+      counters: state.counters,
+      configVersionHeard: state.configVersionHeard,
+      dueChanged: false,
+      now,
+      effects: [],
+    };
     if (isDelivery(event)) receive(work, event);
     else if (isPosted(event)) postEnded(work, event);
     else {
       tell(work, event as unknown as E);
       // After the core: what it has just restated needs no repeat.
-      if (event.on === "wakeup") sortDue(work);
+      if (event.on === "wakeup" && now >= mailDueAt(state)) sortDue(work);
     }
-    return { state: stateOf(work), effects: work.effects };
+    const { core: after, correspondents, flights, tickets, challenges, nextId, counters } = work;
+    const next: MailroomState<S> = {
+      core: after,
+      correspondents,
+      flights,
+      tickets,
+      challenges,
+      nextId,
+      counters,
+      configVersionHeard: work.configVersionHeard,
+      due: work.dueChanged || state.due.config !== config ? { config, at: dueOf(work) } : state.due,
+    };
+    return { state: next, effects: work.effects };
   }
 
   function dueAt(state: MailroomState<S>): Millis {
-    let due = core.dueAt(state.core);
-    // Counted once: with hundreds of peers, looking through all flights for each of them costs most.
-    const flying = new Map<PartyId, number>();
-    for (const { peer, giveUpAt } of state.flights.values()) {
-      due = Math.min(due, giveUpAt);
-      flying.set(peer, (flying.get(peer) ?? 0) + 1);
-    }
-    for (const [peer, correspondent] of state.correspondents) {
-      if (correspondent.outbox.size === 0) continue;
-      const blocked = (flying.get(peer) ?? 0) >= FLIGHTS_MAX;
-      for (const outgoing of correspondent.outbox.values()) {
+    return Math.min(core.dueAt(state.core), mailDueAt(state));
+  }
+
+  /** A config that is new has everything looked through at once. */
+  function mailDueAt({ due }: MailroomState<S>): Millis {
+    return due.config === config ? due.at : Number.NEGATIVE_INFINITY;
+  }
+
+  function dueOf(work: Work<S, F>): Millis {
+    let due = Number.POSITIVE_INFINITY;
+    for (const { giveUpAt } of work.flights) due = Math.min(due, giveUpAt);
+    for (const { id, outbox } of work.correspondents) {
+      if (outbox.length === 0) continue;
+      const blocked = flightsTo(work, id) >= FLIGHTS_MAX;
+      for (const outgoing of outbox) {
         // A blocked message goes out when a post ends, which is an event and not a time.
         due = Math.min(
           due,
@@ -295,7 +335,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
         );
       }
     }
-    for (const ticket of state.tickets.values()) {
+    for (const ticket of work.tickets) {
       for (const wait of ticket.waits) due = Math.min(due, wait.expiresAt);
     }
     return due;
@@ -335,17 +375,17 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       handshakes: 0,
       toSession: "",
     };
-    change(work, effect.to, { seq, outbox: withEntry(correspondent.outbox, body.verb, outgoing) });
+    change(work, effect.to, { seq, outbox: withOutgoing(correspondent.outbox, outgoing) });
     pump(work, effect.to);
   }
 
   /** Posts whatever is due to a peer, as far as there are slots. */
   function pump(work: Work<S, F>, peer: PartyId): void {
-    for (const [verb, outgoing] of correspondentOf(work, peer).outbox) {
+    for (const outgoing of correspondentOf(work, peer).outbox) {
       if (outgoing.dueAt > work.now) continue;
       if (flightsTo(work, peer) >= FLIGHTS_MAX) return;
       const first = outgoing.attempts === 0;
-      attempt(work, peer, verb, {
+      attempt(work, peer, {
         ...outgoing,
         repeats: outgoing.repeats + (first ? 0 : 1),
         handshakes: 0,
@@ -354,8 +394,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   }
 
   /** One attempt: the next is due after the ack timeout, the later ones after the resend interval. */
-  function attempt(work: Work<S, F>, peer: PartyId, verb: string, outgoing: Outgoing): void {
+  function attempt(work: Work<S, F>, peer: PartyId, outgoing: Outgoing): void {
     const correspondent = correspondentOf(work, peer);
+    const { verb, parameters } = outgoing.body;
     const message = {
       v: WIRE_VERSION,
       sender: self,
@@ -364,7 +405,8 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       seq: outgoing.seq,
       toSession: correspondent.peerSession,
       configVersion: config.version,
-      ...outgoing.body,
+      verb,
+      parameters,
     } as Message;
     const waitMs = outgoing.repeats === 0 ? ackTimeoutMs : resendMs;
     const next: Outgoing = {
@@ -373,9 +415,11 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       dueAt: work.now + waitMs,
       toSession: correspondent.peerSession,
     };
-    change(work, peer, { outbox: withEntry(correspondent.outbox, verb, next) });
+    const url = urlFor(correspondent, peer, outgoing.attempts);
+    change(work, peer, { outbox: withOutgoing(correspondent.outbox, next) });
     const postId = work.nextId++;
-    own(work, "flights").set(postId, {
+    ownFlights(work).push({
+      postId,
       peer,
       message,
       body: outgoing.body,
@@ -383,7 +427,6 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       answered: false,
       giveUpAt: work.now + patienceMs + ackTimeoutMs,
     });
-    const url = urlFor(correspondent, peer, outgoing.attempts);
     work.effects.push({ do: "post", postId, to: peer, url, message, timeoutMs: patienceMs });
   }
 
@@ -395,12 +438,13 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   }
 
   function postEnded(work: Work<S, F>, event: Posted): void {
-    const flight = work.flights.get(event.postId);
+    const index = work.flights.findIndex(({ postId }) => postId === event.postId);
+    const flight = work.flights[index];
     if (flight === undefined) {
       count(work, "post.unknown");
       return;
     }
-    own(work, "flights").delete(event.postId);
+    ownFlights(work).splice(index, 1);
     const { result } = event;
     if (!("status" in result)) {
       failed(work, flight, "post.failed", result.error);
@@ -420,11 +464,10 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   /** A kept-alive connection that the peer has closed fails at once: the first attempt is followed soon. */
   function hurry(work: Work<S, F>, flight: Flight): void {
     const { outbox } = correspondentOf(work, flight.peer);
-    const { verb } = flight.body;
-    const outgoing = outbox.get(verb);
+    const outgoing = byVerb(outbox, flight.body.verb);
     if (outgoing?.seq !== flight.message.seq || outgoing.repeats > 0) return;
     const dueAt = Math.min(outgoing.dueAt, work.now + QUICK_RETRY_MS);
-    change(work, flight.peer, { outbox: withEntry(outbox, verb, { ...outgoing, dueAt }) });
+    change(work, flight.peer, { outbox: withOutgoing(outbox, { ...outgoing, dueAt }) });
   }
 
   function answered(work: Work<S, F>, flight: Flight, status: number, message: Message): void {
@@ -441,9 +484,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       failed(work, flight, "post.foreign_reply", "The reply is from another session");
     } else if (flight.answered) count(work, "reply.repeated");
     else {
-      for (const [id, other] of work.flights) {
+      for (const [index, other] of work.flights.entries()) {
         if (other.peer === peer && other.message.seq === sent.seq) {
-          own(work, "flights").set(id, { ...other, answered: true });
+          ownFlights(work)[index] = { ...other, answered: true };
         }
       }
       settle(work, flight);
@@ -463,25 +506,23 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   /** Takes a message out of the outbox, unless a newer one of its verb is there already. */
   function settle(work: Work<S, F>, flight: Flight): void {
     const { outbox } = correspondentOf(work, flight.peer);
-    const { verb } = flight.body;
-    if (outbox.get(verb)?.seq !== flight.message.seq) return;
-    const rest = new Map(outbox);
-    rest.delete(verb);
-    change(work, flight.peer, { outbox: rest });
+    const answered = byVerb(outbox, flight.body.verb);
+    if (answered?.seq !== flight.message.seq) return;
+    change(work, flight.peer, { outbox: outbox.filter((each) => each !== answered) });
   }
 
   /** The peer names its session: repeat with it at once, but never in a circle. */
   function shakeHands(work: Work<S, F>, flight: Flight, peerSession: string): void {
     const { peer, body, message } = flight;
     change(work, peer, { peerSession });
-    const outgoing = correspondentOf(work, peer).outbox.get(body.verb);
+    const outgoing = byVerb(correspondentOf(work, peer).outbox, body.verb);
     if (outgoing === undefined || outgoing.seq !== message.seq) return;
     if (outgoing.toSession === peerSession) return;
     if (outgoing.handshakes >= HANDSHAKES_MAX) {
       failed(work, flight, "post.handshakes", "The peer names another session each time");
       return;
     }
-    attempt(work, peer, body.verb, { ...outgoing, handshakes: outgoing.handshakes + 1 });
+    attempt(work, peer, { ...outgoing, handshakes: outgoing.handshakes + 1 });
   }
 
   /**
@@ -501,8 +542,8 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     if (correspondent.renewals >= RENEWALS_MAX) return;
     const renewals = correspondent.renewals + 1;
     change(work, flight.peer, { renewals, ownSession: `${session}-r${renewals}` });
-    const outgoing = correspondent.outbox.get(flight.body.verb);
-    if (outgoing !== undefined) attempt(work, flight.peer, flight.body.verb, outgoing);
+    const outgoing = byVerb(correspondentOf(work, flight.peer).outbox, flight.body.verb);
+    if (outgoing !== undefined) attempt(work, flight.peer, outgoing);
   }
 
   // --- Receiving. ---
@@ -515,7 +556,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     }
     if (message.receiver !== self) {
       refuse(421, "wrong_receiver", `This is ${self}, not ${message.receiver}`);
-    } else if (routeOf(message.sender, self) === null) {
+    } else if (verbsFrom(message.sender) === null) {
       refuse(403, "not_routed", `${message.sender} has nothing to say to ${self}`);
     } else if (!isKnown(message.sender)) {
       refuse(403, "unknown_sender", `${message.sender} is not in config version ${config.version}`);
@@ -555,7 +596,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       return;
     }
     if (correspondent.heardSession !== message.session) welcome(work, peer, message.session);
-    const last = correspondentOf(work, peer).heard.get(verb);
+    const last = heardOf(correspondentOf(work, peer).heard, verb);
     if (last !== undefined && seq < last.seq) {
       refuse(410, "older_seq", `${verb} ${last.seq} of this session came before ${seq}`);
     } else if (last !== undefined && seq === last.seq) {
@@ -564,9 +605,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       accept(work, message, httpTicket, (ticket) => {
         const { heard } = correspondentOf(work, peer);
         change(work, peer, {
-          heard: withEntry(heard, verb, { seq, ticket, reply: null }),
+          heard: withHeard(heard, { verb, seq, ticket, reply: null }),
           heardAt: work.now,
-          ...reportedUrl(message),
+          url: reportedUrl(message, correspondent.url),
         });
         if (last !== undefined) dropTicketIfIdle(work, last.ticket);
       });
@@ -579,11 +620,11 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     const before = heardSession === null ? retired : [...retired, heardSession];
     change(work, peer, {
       heardSession: peerSession,
-      heard: new Map(),
+      heard: [],
       retired: before.slice(-RETIRED_MAX),
       peerSession,
     });
-    for (const { ticket } of heard.values()) dropTicketIfIdle(work, ticket);
+    for (const { ticket } of heard) dropTicketIfIdle(work, ticket);
   }
 
   /**
@@ -603,7 +644,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     } else if (challenge !== undefined && work.now - challenge.madeAt <= CHALLENGE_MAX_MS) {
       accept(work, message, httpTicket, (ticket) => {
         const { session: by, verb, seq } = message;
-        own(work, "challenges").set(message.toSession, {
+        ownChallenges(work).set(message.toSession, {
           ...challenge,
           used: { session: by, verb, seq, ticket, reply: null },
         });
@@ -611,10 +652,10 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       return;
     }
     const fresh = `${session}-c${work.nextId++}`;
-    own(work, "challenges").set(fresh, { madeAt: work.now, used: null });
+    ownChallenges(work).set(fresh, { madeAt: work.now, used: null });
     for (const [oldest, { used: by }] of work.challenges) {
       if (work.challenges.size <= CHALLENGES_MAX) break;
-      own(work, "challenges").delete(oldest);
+      ownChallenges(work).delete(oldest);
       if (by !== null) dropTicketIfIdle(work, by.ticket);
     }
     respondHandshake(work, message, httpTicket, fresh);
@@ -627,7 +668,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     httpTicket: number,
     note: (ticket: number) => void = () => undefined,
   ): void {
-    if (work.tickets.size >= TICKETS_MAX) {
+    if (work.tickets.length >= TICKETS_MAX) {
       count(work, "refused.busy");
       const error = `${TICKETS_MAX} messages wait for a reply already`;
       work.effects.push({ do: "respond", httpTicket, status: 503, reason: "busy", error });
@@ -635,7 +676,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     }
     const ticket = work.nextId++;
     const expiresAt = work.now + patienceMs;
-    own(work, "tickets").set(ticket, { asked: message, waits: [{ httpTicket, expiresAt }] });
+    ownTickets(work).push({ id: ticket, asked: message, waits: [{ httpTicket, expiresAt }] });
     work.configVersionHeard = Math.max(work.configVersionHeard, message.configVersion);
     note(ticket);
     const { sender: from, verb, parameters } = message;
@@ -650,7 +691,8 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       work.effects.push({ do: "respond", httpTicket, status: 200, message: heard.reply });
       return;
     }
-    const ticket = work.tickets.get(heard.ticket);
+    const index = ticketIndex(work, heard.ticket);
+    const ticket = work.tickets[index];
     if (ticket === undefined || ticket.waits.length >= WAITS_MAX) {
       count(work, "refused.busy");
       const error = `${message.verb} ${message.seq} is being worked on`;
@@ -658,11 +700,12 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       return;
     }
     const waits = [...ticket.waits, { httpTicket, expiresAt: work.now + patienceMs }];
-    own(work, "tickets").set(heard.ticket, { ...ticket, waits });
+    ownTickets(work)[index] = { ...ticket, waits };
   }
 
   function reply(work: Work<S, F>, effect: Reply<Role>): void {
-    const ticket = work.tickets.get(effect.ticket);
+    const index = ticketIndex(work, effect.ticket);
+    const ticket = work.tickets[index];
     if (ticket === undefined) {
       count(work, "reply.late");
       return;
@@ -674,7 +717,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     for (const { httpTicket } of waits) {
       work.effects.push({ do: "respond", httpTicket, status: 200, message });
     }
-    own(work, "tickets").delete(effect.ticket);
+    ownTickets(work).splice(index, 1);
     remember(work, effect.ticket, asked, message);
   }
 
@@ -682,17 +725,18 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function remember(work: Work<S, F>, ticket: number, asked: Message, message: Message): void {
     const challenge = work.challenges.get(asked.toSession);
     if (challenge?.used?.ticket === ticket) {
-      own(work, "challenges").set(asked.toSession, {
+      ownChallenges(work).set(asked.toSession, {
         ...challenge,
         used: { ...challenge.used, reply: message },
       });
       return;
     }
-    const correspondent = work.correspondents.get(asked.sender);
-    const heard = correspondent?.heard.get(asked.verb);
-    if (correspondent === undefined || heard?.ticket !== ticket) return;
+    const correspondent = find(work.correspondents, asked.sender);
+    if (correspondent === undefined) return;
+    const heard = heardOf(correspondent.heard, asked.verb);
+    if (heard?.ticket !== ticket) return;
     change(work, asked.sender, {
-      heard: withEntry(correspondent.heard, asked.verb, { ...heard, reply: message }),
+      heard: withHeard(correspondent.heard, { ...heard, reply: message }),
     });
   }
 
@@ -719,6 +763,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
 
   /** A reply carries the sequence number of what it answers, and names both sessions. */
   function replyTo(asked: Message, ownSession: string, body: Body): Message {
+    const { verb, parameters } = body;
     return {
       v: WIRE_VERSION,
       sender: self,
@@ -727,7 +772,8 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       seq: asked.seq,
       toSession: asked.session,
       configVersion: config.version,
-      ...body,
+      verb,
+      parameters,
     } as Message;
   }
 
@@ -735,12 +781,13 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
 
   /** Gives up what is over and posts what is due. */
   function sortDue(work: Work<S, F>): void {
-    for (const [postId, flight] of work.flights) {
+    for (const flight of [...work.flights]) {
       if (flight.giveUpAt > work.now) continue;
-      own(work, "flights").delete(postId);
+      const flights = ownFlights(work);
+      flights.splice(flights.indexOf(flight), 1);
       failed(work, flight, "post.lost", "The post never ended");
     }
-    for (const [id, ticket] of work.tickets) {
+    for (const ticket of [...work.tickets]) {
       const over = ticket.waits.filter((wait) => wait.expiresAt <= work.now);
       if (over.length === 0) continue;
       for (const { httpTicket } of over) {
@@ -749,79 +796,91 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
         work.effects.push({ do: "respond", httpTicket, status: 503, reason: "no_answer", error });
       }
       const waits = ticket.waits.filter((wait) => wait.expiresAt > work.now);
-      own(work, "tickets").set(id, { ...ticket, waits });
-      if (!isNewest(work, id, ticket.asked)) dropTicketIfIdle(work, id);
+      const tickets = ownTickets(work);
+      tickets[ticketIndex(work, ticket.id)] = { ...ticket, waits };
+      if (!isNewest(work, ticket.id, ticket.asked)) dropTicketIfIdle(work, ticket.id);
     }
-    for (const [peer, { outbox }] of work.correspondents) {
-      if (!config.urlById.has(peer)) {
-        // A newer config has taken the peer out.
-        own(work, "correspondents").delete(peer);
-        continue;
+    for (const { id, outbox } of work.correspondents) {
+      if (!config.urlById.has(id)) continue;
+      const kept = outbox.filter(({ expiresAt }) => expiresAt > work.now);
+      if (kept.length < outbox.length) {
+        count(work, "expired", outbox.length - kept.length);
+        change(work, id, { outbox: kept });
       }
-      const expired: string[] = [];
-      for (const [verb, { expiresAt }] of outbox) if (expiresAt <= work.now) expired.push(verb);
-      if (expired.length > 0) {
-        const kept = new Map(outbox);
-        for (const verb of expired) kept.delete(verb);
-        count(work, "expired", expired.length);
-        change(work, peer, { outbox: kept });
-      }
-      pump(work, peer);
+      pump(work, id);
     }
+    // Whom a newer config has taken out; last, since until now each has its place of before.
+    if (work.correspondents.some(({ id }) => !config.urlById.has(id))) {
+      work.correspondents = work.correspondents.filter(({ id }) => config.urlById.has(id));
+    }
+    work.dueChanged = true;
   }
 
   /** May a repeat of this still come and wait for the same answer. */
   function isNewest(work: Work<S, F>, ticket: number, asked: Message): boolean {
     return (
       work.challenges.get(asked.toSession)?.used?.ticket === ticket ||
-      work.correspondents.get(asked.sender)?.heard.get(asked.verb)?.ticket === ticket
+      heardOf(correspondentOf(work, asked.sender).heard, asked.verb)?.ticket === ticket
     );
   }
 
   function dropTicketIfIdle(work: Work<S, F>, id: number): void {
-    if (work.tickets.get(id)?.waits.length === 0) own(work, "tickets").delete(id);
+    const index = ticketIndex(work, id);
+    if (work.tickets[index]?.waits.length === 0) ownTickets(work).splice(index, 1);
+  }
+
+  function ticketIndex({ tickets }: Pick<Work<S, F>, "tickets">, id: number): number {
+    return tickets.findIndex((ticket) => ticket.id === id);
   }
 
   // --- Small things. ---
 
   function correspondentOf(work: Work<S, F>, peer: PartyId): Correspondent {
-    return work.correspondents.get(peer) ?? { ...STRANGER, ownSession: session };
+    return find(work.correspondents, peer) ?? { ...STRANGER, id: peer, ownSession: session };
   }
 
+  /** The first change in a step makes a copy that is the step's own, the others are made in it. */
   function change(work: Work<S, F>, peer: PartyId, changes: Partial<Correspondent>): void {
-    own(work, "correspondents").set(peer, { ...correspondentOf(work, peer), ...changes });
+    if (changes.outbox !== undefined) work.dueChanged = true;
+    const own = ownCorrespondents(work);
+    const index = own.findIndex(({ id }) => id === peer);
+    const current = own[index];
+    if (current === undefined) {
+      own.push({ ...STRANGER, id: peer, ownSession: session, ...changes });
+    } else if (current === work.before.correspondents[index]) {
+      own[index] = { ...current, ...changes };
+    } else Object.assign(current, changes);
   }
 
-  function flightsTo({ flights }: Pick<MailroomState<S>, "flights">, peer: PartyId): number {
+  function flightsTo({ flights }: Pick<Work<S, F>, "flights">, peer: PartyId): number {
     let flying = 0;
-    for (const flight of flights.values()) if (flight.peer === peer) flying++;
+    for (const flight of flights) if (flight.peer === peer) flying++;
     return flying;
   }
 
   /** A core that says what its role may not say to that peer is broken, and nothing would hear it. */
   function requireRoute(to: PartyId, body: Body): void {
-    const route = routeOf(self, to);
-    if (route !== null && verbsOf(route).includes(body.verb)) return;
+    if (verbsTo(to)?.includes(body.verb) === true) return;
     throw new Error(`Cannot send ${body.verb} from ${self} to ${to}: no such route`);
   }
 
   return { initial, step, dueAt };
 }
 
-const STRANGER: Correspondent = {
+const STRANGER = {
   ownSession: "",
   renewals: 0,
   peerSession: "",
   seq: 0,
-  outbox: new Map(),
+  outbox: [],
   heardSession: null,
-  heard: new Map(),
+  heard: [],
   retired: [],
   url: null,
   heardAt: null,
   answeredAt: null,
   lastError: null,
-};
+} as const satisfies Omit<Correspondent, "id">;
 
 /** A notification is only a hint and a summary only a question: a repeat of either does no harm. */
 function isHarmless(message: Message): boolean {
@@ -829,27 +888,64 @@ function isHarmless(message: Message): boolean {
   return from === "wsrep_notify_cmd" || (from === "command" && message.verb === "status_summary");
 }
 
-/** The URL in a report, if there could be something behind it. */
-function reportedUrl(message: Message): { readonly url?: string } {
-  if (message.verb !== "db_status_report") return {};
+/** Verbs on the route that goes with a party; null where there is none. They depend on its type alone. */
+function rememberedVerbs(
+  route: (peer: PartyId) => Route | null,
+): (peer: PartyId) => readonly string[] | null {
+  const byType = new Map<PartyType, readonly string[] | null>();
+  return (peer) => {
+    const type = partyType(peer);
+    let verbs = byType.get(type);
+    if (verbs === undefined) {
+      const found = route(peer);
+      verbs = found === null ? null : verbsOf(found);
+      byType.set(type, verbs);
+    }
+    return verbs;
+  };
+}
+
+/** The URL in a report, if there could be something behind it; else the one that is known. */
+function reportedUrl(message: Message, known: string | null): string | null {
+  if (message.verb !== "db_status_report") return known;
   const { url } = message.parameters;
-  return /^https?:\/\/[A-Za-z0-9.:[\]-]{1,200}$/.test(url) && URL.canParse(url) ? { url } : {};
+  if (url === known) return known;
+  const good = /^https?:\/\/[A-Za-z0-9.:[\]-]{1,200}$/.test(url) && URL.canParse(url);
+  return good ? url : known;
 }
 
-function withEntry<Value>(
-  map: ReadonlyMap<string, Value>,
-  key: string,
-  value: Value,
-): ReadonlyMap<string, Value> {
-  return new Map(map).set(key, value);
+function find(correspondents: readonly Correspondent[], peer: PartyId): Correspondent | undefined {
+  for (const correspondent of correspondents) if (correspondent.id === peer) return correspondent;
+  return undefined;
 }
 
-function count(
-  work: Pick<Work<unknown, unknown>, "before" | "counters">,
-  reason: string,
-  by = 1,
-): void {
-  own(work, "counters").set(reason, (work.counters.get(reason) ?? 0) + by);
+function byVerb(outbox: readonly Outgoing[], verb: string): Outgoing | undefined {
+  for (const outgoing of outbox) if (outgoing.body.verb === verb) return outgoing;
+  return undefined;
+}
+
+function heardOf(list: readonly Heard[], verb: string): Heard | undefined {
+  for (const heard of list) if (heard.verb === verb) return heard;
+  return undefined;
+}
+
+/** In place of the one of its verb, or behind the others. */
+function withOutgoing(outbox: readonly Outgoing[], outgoing: Outgoing): readonly Outgoing[] {
+  if (outbox.length === 0) return [outgoing];
+  const { verb } = outgoing.body;
+  const index = outbox.findIndex(({ body }) => body.verb === verb);
+  return index === -1 ? [...outbox, outgoing] : outbox.with(index, outgoing);
+}
+
+function withHeard(list: readonly Heard[], heard: Heard): readonly Heard[] {
+  const index = list.findIndex(({ verb }) => verb === heard.verb);
+  return index === -1 ? [...list, heard] : list.with(index, heard);
+}
+
+function count(work: Work<unknown, unknown>, reason: string, by = 1): void {
+  if (work.counters === work.before.counters) work.counters = new Map(work.counters);
+  const counters = work.counters as Map<string, number>;
+  counters.set(reason, (counters.get(reason) ?? 0) + by);
 }
 
 function isDelivery(event: { readonly on: string }): event is Delivery {
@@ -884,12 +980,12 @@ export interface MailStatus {
 
 /** A mailroom's state in words and numbers. */
 export function mailStatus<S>(state: MailroomState<S>, now: Millis): MailStatus {
-  const peers = [...state.correspondents].map(([id, correspondent]) => ({
-    id,
+  const peers = state.correspondents.map((correspondent) => ({
+    id: correspondent.id,
     heardAgoMs: correspondent.heardAt === null ? null : now - correspondent.heardAt,
     answeredAgoMs: correspondent.answeredAt === null ? null : now - correspondent.answeredAt,
-    waiting: [...correspondent.outbox.keys()],
-    flights: [...state.flights.values()].filter((flight) => flight.peer === id).length,
+    waiting: correspondent.outbox.map(({ body }) => body.verb),
+    flights: state.flights.filter((flight) => flight.peer === correspondent.id).length,
     lastError: correspondent.lastError,
   }));
   return {

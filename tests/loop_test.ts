@@ -299,7 +299,7 @@ describe("startLoop()", () => {
       },
     });
     const waiting = loop.submit(message());
-    await until("the message has reached the core", () => loop.state().tickets.size === 1);
+    await until("the message has reached the core", () => loop.state().tickets.length === 1);
     loop.tell(work());
     expect(await waiting).toMatchObject({ status: 503, reason: "stopping" });
     expect(String(await loop.ended.catch((thrown: unknown) => thrown))).toContain("invariant");
