@@ -236,3 +236,9 @@ race-balancers *args: setup
 [group('prove it')]
 bench-clients *args:
     @{{ quote(bun) }} scripts/bench_clients.ts {{ args }}
+
+# Give every reader of outside input N times as much nonsense as the tests do, with fresh seeds
+[group('prove it')]
+[no-exit-message]
+fuzz times="10":
+    @FUZZ_RUNS=$((300 * {{ times }})) {{ quote(bun) }} test tests/fuzz

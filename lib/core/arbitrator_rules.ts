@@ -184,7 +184,7 @@ export function judge(facts: Facts): Verdict {
 
 /** Words are bounded on the wire. */
 export function clip(words: string): string {
-  return words.length <= 1000 ? words : `${words.slice(0, 999)}…`;
+  return words.length <= 1000 ? words : `${words.slice(0, 999).toWellFormed()}…`;
 }
 
 /** Computes the facts for one segment. */

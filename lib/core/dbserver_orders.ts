@@ -4,6 +4,7 @@
  */
 import { unreachable } from "../errors.ts";
 import type { MakePrimary, StartOrder } from "../message/arbitrator.ts";
+import { words } from "../message/mod.ts";
 import { fingerprintMembers } from "../wsrep_status.ts";
 import type { Arrived } from "./core.ts";
 import type { DbServerEvent } from "./dbserver_io.ts";
@@ -326,7 +327,7 @@ function giveUp(turn: Turn, order: OrderInHand, because: string): void {
   log(turn, "order_failed", { epoch: order.order.epoch, because });
   ack(turn, order.ticket, {
     outcome: order.given ? "failed" : "refused",
-    because: because.slice(0, 1000),
+    because: words(because),
   });
 }
 

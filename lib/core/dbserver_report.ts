@@ -1,5 +1,6 @@
 /** Builds a server's report from what its watchdog holds. */
 import type { Report } from "../message/dbserver.ts";
+import { words } from "../message/mod.ts";
 import { groupOf } from "../wsrep_status.ts";
 import type { Millis } from "./core.ts";
 import {
@@ -70,7 +71,7 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
       provider: status?.providerVersion ?? "",
       minder: state.minderVersion,
     },
-    because: becauseOf(state, right.because).slice(0, 1000),
+    because: words(becauseOf(state, right.because)),
   };
 }
 

@@ -182,7 +182,7 @@ class Haproxy implements Balancer {
   }
 }
 
-interface ServerState {
+export interface ServerState {
   readonly name: string;
   readonly address: string;
   readonly port: number;
@@ -190,14 +190,14 @@ interface ServerState {
   readonly weight: number;
 }
 
-interface Parsed {
+export interface Parsed {
   readonly instance: string;
   readonly states: readonly ServerState[];
   readonly sessions: ReadonlyMap<string, number>;
 }
 
 /** Takes the three replies apart, which come one after the other. @throws MinderError if one is not as expected */
-function parseTable(reply: string, backend: string): Parsed {
+export function parseTable(reply: string, backend: string): Parsed {
   const lines = reply.split("\n");
   const info = new Map<string, string>();
   for (const line of lines) {

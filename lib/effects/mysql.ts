@@ -134,6 +134,7 @@ const FENCE_RECHECK_MS = 5;
 const REOPEN_MS = 1000;
 const NO_HANDSHAKE = "No handshake from mariadbd within the time limit";
 const UUID = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/gi;
+const WHOLE_UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const UUID_ZERO = "00000000-0000-0000-0000-000000000000";
 
 const ER_CON_COUNT = 1040;
@@ -755,34 +756,34 @@ export function statusFromRows(rows: PollRows): { status: WsrepStatus; torn: boo
       ? listed
       : present(listed, values.get("wsrep_incoming_addresses") ?? "");
   // A list of the wrong length is of another view: no list is better than that.
-  const members = connected && inView.length === size ? inView.map(memberOf) : [];
+  const members = connected && inView.length === size ? (membersOf(inView) ?? []) : [];
   const torn = connected && rows.source === "plugin" && behind && members.length === 0;
-  const stateUuid = values.get("wsrep_cluster_state_uuid") ?? "";
+  const stateUuid = uuidOf(values.get("wsrep_cluster_state_uuid"));
   const options = providerOptions ?? "";
-  const weight = connected ? numberOf(optionOf(options, "pc.weight")) : null;
+  const weight = connected ? countOf(optionOf(options, "pc.weight")) : null;
   return {
     torn,
     status: {
       primary,
       ready: values.get("wsrep_ready") === "ON",
       connected,
-      stateUuid: stateUuid === "" || stateUuid === UUID_ZERO ? null : stateUuid.toLowerCase(),
-      lastCommitted: numberOf(values.get("wsrep_last_committed")) ?? -1,
-      localState: values.get("wsrep_local_state_comment") ?? "",
-      gcommUuid: values.get("wsrep_gcomm_uuid") || null,
-      evsState: values.get("wsrep_evs_state") || null,
+      stateUuid: stateUuid === UUID_ZERO ? null : stateUuid,
+      lastCommitted: countOf(values.get("wsrep_last_committed")) ?? -1,
+      localState: wordOf(values.get("wsrep_local_state_comment")),
+      gcommUuid: uuidOf(values.get("wsrep_gcomm_uuid")),
+      evsState: wordOf(values.get("wsrep_evs_state")) || null,
       members,
       weight,
-      clusterWeight: numberOf(values.get("wsrep_cluster_weight")),
-      flowControlPausedNs: numberOf(values.get("wsrep_flow_control_paused_ns")) ?? 0,
+      clusterWeight: countOf(values.get("wsrep_cluster_weight")),
+      flowControlPausedNs: countOf(values.get("wsrep_flow_control_paused_ns")) ?? 0,
       flowControlActive: values.get("wsrep_flow_control_active") === "true",
-      recvQueue: numberOf(values.get("wsrep_local_recv_queue")) ?? 0,
+      recvQueue: countOf(values.get("wsrep_local_recv_queue")) ?? 0,
       rejecting: rejectQueries != null && rejectQueries !== "NONE",
       readOnly: readOnly === "1",
       evictList: values.get("wsrep_evs_evict_list")?.toLowerCase().match(UUID) ?? [],
-      clientSessions: numberOf(rows.count[0]?.[0]) ?? 0,
-      serverVersion: version ?? "",
-      providerVersion: values.get("wsrep_provider_version") ?? "",
+      clientSessions: countOf(rows.count[0]?.[0]) ?? 0,
+      serverVersion: wordOf(version),
+      providerVersion: wordOf(values.get("wsrep_provider_version")),
     },
   };
 }
@@ -794,8 +795,36 @@ function present(rows: Rows, incoming: string): Rows {
   return rows.filter((row) => addresses.includes(row[4] ?? ""));
 }
 
-function memberOf(row: readonly (string | null)[]): Member {
-  return { uuid: (row[2] ?? "").toLowerCase(), name: row[3] ?? "" };
+/** Null if one of them has no UUID: a list that lacks a member would be that of another view. */
+function membersOf(rows: Rows): readonly Member[] | null {
+  const members: Member[] = [];
+  for (const row of rows) {
+    const uuid = uuidOf(row[2]);
+    if (uuid === null) return null;
+    members.push({ uuid, name: wordOf(row[3], NAME_MAX) });
+  }
+  return members.length <= MEMBERS_MAX ? members : null;
+}
+
+/** As a report holds them (lib/message/dbserver.ts): a report that is refused leaves a server unheard. */
+const WORD_MAX = 64;
+const NAME_MAX = 128;
+/** Members whose UUIDs fit into a fingerprint. */
+const MEMBERS_MAX = 100;
+
+/** A text of the server, cut to what a report holds and to whole characters. */
+function wordOf(text: string | null | undefined, max = WORD_MAX): string {
+  return (text ?? "").slice(0, max).toWellFormed();
+}
+
+function uuidOf(text: string | null | undefined): string | null {
+  return text != null && WHOLE_UUID.test(text) ? text.toLowerCase() : null;
+}
+
+/** A number that cannot be negative. */
+function countOf(text: string | null | undefined): number | null {
+  const value = numberOf(text);
+  return value === null || value < 0 ? null : value;
 }
 
 /** A count as a number; null if absent, not a number, or the "none" of unsigned counters. */
