@@ -232,6 +232,12 @@ bench-notify *args: setup
 race-balancers *args: setup
     @{{ quote(bun) }} scripts/race_balancers.ts {{ args }}
 
+# Isolate the half that is written to N times: it must not acknowledge a write once the other half has
+[group('prove it')]
+[no-exit-message]
+race-fence *args: setup
+    @{{ quote(bun) }} scripts/race_fence.ts "$@"
+
 # Measure many servers and client minders with real messages: how soon a change is right everywhere
 [group('prove it')]
 bench-clients *args:
