@@ -86,7 +86,8 @@ export function startLoop<S, E extends { readonly on: string }, F extends { read
   let { machine, state } = options;
   const queue: MailEvent<E>[] = [];
   const requests = new Map<number, (answer: Answer) => void>();
-  const running = new Set<AbortController>();
+  /** How to end each effect that runs. */
+  const running = new Set<() => void>();
   const lanes = new Map<string, (() => void)[]>();
   const suspended = suspendWatch(clock);
   let nextTicket = 1;
@@ -124,14 +125,16 @@ export function startLoop<S, E extends { readonly on: string }, F extends { read
   function drain(): void {
     scheduled = false;
     try {
+      // Once for all steps at a stretch: a machine that sleeps between two of them sleeps in the
+      // middle of one just as well, and either shows at the next stretch.
+      const forMs = suspended();
+      if (forMs > 0) {
+        log.warn("suspended", { forMs: Math.round(forMs) });
+        stepWith({ on: "suspended", forMs } as unknown as MailEvent<E>);
+      }
       for (let steps = 0; steps < STEPS_AT_ONCE && !stopping && broken === null; steps++) {
         const event = queue.shift();
         if (event === undefined) break;
-        const forMs = suspended();
-        if (forMs > 0) {
-          log.warn("suspended", { forMs: Math.round(forMs) });
-          stepWith({ on: "suspended", forMs } as unknown as MailEvent<E>);
-        }
         stepWith(event);
       }
       if (stopping || broken !== null) return;
@@ -170,7 +173,7 @@ export function startLoop<S, E extends { readonly on: string }, F extends { read
     broken = describeError(error);
     log.error("loop_broken", { error, stack: error instanceof Error ? error.stack : undefined });
     shutDown();
-    for (const controller of running) controller.abort();
+    for (const abort of running) abort();
     end.reject(error);
   }
 
@@ -242,22 +245,21 @@ export function startLoop<S, E extends { readonly on: string }, F extends { read
     work: (signal: AbortSignal) => Promise<Value>,
   ): Promise<Bounded<Value>> {
     const controller = new AbortController();
-    running.add(controller);
     return new Promise((resolve) => {
       function finish(result: Bounded<Value>): void {
         clearTimeout(limit);
-        running.delete(controller);
-        controller.signal.removeEventListener("abort", aborted);
+        running.delete(stopped);
         resolve(result);
       }
-      function aborted(): void {
-        finish({ ok: false, error: "stopped" });
-      }
-      const limit = setTimeout(() => {
-        finish({ ok: false, error: `No end within ${Math.round(boundMs)} ms` });
+      function end(error: string): void {
+        finish({ ok: false, error });
         controller.abort();
-      }, boundMs);
-      controller.signal.addEventListener("abort", aborted);
+      }
+      function stopped(): void {
+        end("stopped");
+      }
+      running.add(stopped);
+      const limit = setTimeout(() => end(`No end within ${Math.round(boundMs)} ms`), boundMs);
       // A performer that throws at once counts like one that rejects.
       new Promise<Value>((settle) => settle(work(controller.signal))).then(
         (value) => finish({ ok: true, value }),
@@ -320,7 +322,7 @@ export function startLoop<S, E extends { readonly on: string }, F extends { read
       });
     }
     if (effectCount > 0) log.warn("effects_aborted", { count: effectCount });
-    for (const controller of running) controller.abort();
+    for (const abort of running) abort();
     end.resolve();
   }
 

@@ -59,6 +59,8 @@ export function systemWakeup(clock: Clock, fire: () => void, options: WakeupOpti
   const { jitterMs = 0, random = Math.random } = options;
   let armedAt = Number.POSITIVE_INFINITY;
   let timer: Timer | null = null;
+  /** When the runtime's timer rings. */
+  let ringsAt = Number.POSITIVE_INFINITY;
   let hinted: NodeJS.Immediate | null = null;
   let stopped = false;
 
@@ -68,11 +70,16 @@ export function systemWakeup(clock: Clock, fire: () => void, options: WakeupOpti
   }
 
   function wait(): void {
-    disarm();
     if (stopped || armedAt === Number.POSITIVE_INFINITY) return;
-    const delay = Math.min(Math.max(0, armedAt - clock.now()), TIMER_MAX_MS);
+    // It is armed anew after every step, mostly for later: then the timer that runs looks again by
+    // itself when it rings, which is far cheaper than another timer each time.
+    if (timer !== null && ringsAt <= armedAt) return;
+    disarm();
+    const now = clock.now();
     // Rounded up, since timers run on whole milliseconds and an early one would only idle.
-    timer = setTimeout(ring, Math.ceil(delay));
+    const delay = Math.ceil(Math.min(Math.max(0, armedAt - now), TIMER_MAX_MS));
+    ringsAt = now + delay;
+    timer = setTimeout(ring, delay);
   }
 
   function ring(): void {

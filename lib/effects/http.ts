@@ -49,11 +49,23 @@ export async function postMessage(post: HttpPost): Promise<HttpResult> {
   const { url, message, timeoutMs, replyMaxBytes = BODY_MAX_BYTES } = post;
   // Messages between the parties never go through a proxy that the environment may name.
   process.env["NO_PROXY"] = "*";
-  const timeout = AbortSignal.timeout(Math.max(1, Math.ceil(timeoutMs)));
-  const signal = post.signal === undefined ? timeout : AbortSignal.any([timeout, post.signal]);
   const sent = encodeMessage(message);
   const { key = null, tls = null } = post;
   const asked = key === null ? null : { key, seal: sealRequest(key, sent) };
+  // One controller and one timer that is cleared: signals with a timeout of their own live on until
+  // it is over, twenty at a time with five peers.
+  const controller = new AbortController();
+  const abort = (): void => controller.abort();
+  let late = false;
+  const timer = setTimeout(
+    () => {
+      late = true;
+      abort();
+    },
+    Math.max(1, Math.ceil(timeoutMs)),
+  );
+  if (post.signal?.aborted === true) abort();
+  post.signal?.addEventListener("abort", abort);
   try {
     const response = await fetch(url, {
       method: "POST",
@@ -64,7 +76,7 @@ export async function postMessage(post: HttpPost): Promise<HttpResult> {
       body: sent,
       // A redirect would hand the message to a party that the config does not name.
       redirect: "manual",
-      signal,
+      signal: controller.signal,
       ...(post.unix === undefined ? {} : { unix: post.unix }),
       ...(tls === null ? {} : { tls: { ...tls, rejectUnauthorized: true } }),
     });
@@ -79,8 +91,11 @@ export async function postMessage(post: HttpPost): Promise<HttpResult> {
     }
     return readResult(status, body, replyMaxBytes);
   } catch (error) {
-    if (timeout.aborted) return { error: `No reply within ${Math.round(timeoutMs)} ms` };
+    if (late) return { error: `No reply within ${Math.round(timeoutMs)} ms` };
     return { error: describeError(error) };
+  } finally {
+    clearTimeout(timer);
+    post.signal?.removeEventListener("abort", abort);
   }
 }
 
