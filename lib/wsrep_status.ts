@@ -49,20 +49,25 @@ export function fingerprint(
   members: readonly Pick<Member, "uuid">[],
 ): string | null {
   if (stateUuid === null || members.length === 0) return null;
-  let uuids = SORTED.get(members);
-  if (uuids === undefined) {
-    uuids = members
-      .map((member) => member.uuid)
-      .sort()
-      .join("+");
-    SORTED.set(members, uuids);
+  const kept = PRINTS.get(members);
+  if (kept !== undefined && kept.stateUuid === stateUuid && kept.primary === primary) {
+    return kept.print;
   }
-  return `${stateUuid}/${primary ? "P" : "N"}/${uuids}`;
+  const uuids = members
+    .map((member) => member.uuid)
+    .sort()
+    .join("+");
+  const print = `${stateUuid}/${primary ? "P" : "N"}/${uuids}`;
+  PRINTS.set(members, { stateUuid, primary, print });
+  return print;
 }
 
 // What follows from one member list is asked for many times at every event. A list is never changed
 // once it is made, so each answer is kept for as long as its list lives.
-const SORTED = new WeakMap<readonly Pick<Member, "uuid">[], string>();
+const PRINTS = new WeakMap<
+  readonly Pick<Member, "uuid">[],
+  { readonly stateUuid: string; readonly primary: boolean; readonly print: string }
+>();
 const NAMES = new WeakMap<readonly Pick<Member, "name">[], ReadonlySet<string>>();
 const GROUPS = new WeakMap<
   readonly Pick<Member, "name">[],

@@ -1,7 +1,7 @@
 /** One step of the arbitrator under way: the state as it becomes, and the effects so far. */
 import type { Ack } from "../message/dbserver.ts";
 import type { ArbitratorDurable, ArbitratorEffect, ArbitratorState } from "./arbitrator_state.ts";
-import { isNews, type Millis } from "./core.ts";
+import { changed, isNews, type Millis } from "./core.ts";
 
 /** One step under way. It lives only inside `step`; what goes in and comes out are plain values. */
 export interface Turn {
@@ -12,7 +12,7 @@ export interface Turn {
 
 export function set(turn: Turn, change: Partial<ArbitratorState>): void {
   // Most of what is said again is so already: only news costs a copy.
-  if (isNews(turn.state, change)) turn.state = { ...turn.state, ...change };
+  if (isNews(turn.state, change)) turn.state = changed(turn.state, change);
 }
 
 /** Changes what must not be forgotten; everything sent from now on waits until it is written. */

@@ -14,6 +14,11 @@ export function isNews<State extends object>(state: State, change: Partial<State
   return false;
 }
 
+/** A copy with that changed. Two spreads in one literal cost three times as much. */
+export function changed<State extends object>(state: State, change: Partial<State>): State {
+  return Object.assign({ ...state }, change);
+}
+
 /** What a step leaves behind: the next state, and what is to be done, in that order. */
 export interface Step<State, Effect> {
   readonly state: State;

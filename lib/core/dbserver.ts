@@ -7,7 +7,7 @@
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
 import type { Ack, Position, Report } from "../message/dbserver.ts";
-import { type PartyId, partyType } from "../message/envelope.ts";
+import { partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
 import { isJoint } from "../wsrep_status.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
@@ -65,8 +65,13 @@ export function dbServerCore(start: DbServerStart): DbServerCore {
 function initial(start: DbServerStart, now: Millis): DbServerState {
   const never = Number.NEGATIVE_INFINITY;
   const forever = Number.POSITIVE_INFINITY;
+  // Every field by its name: an object that is written out as one literal is copied fastest.
   return {
-    ...start,
+    config: start.config,
+    self: start.self,
+    url: start.url,
+    minderVersion: start.minderVersion,
+    durable: start.durable,
     written: start.durable,
     writing: false,
     writeAgainAt: now,
@@ -955,13 +960,17 @@ function tell(turn: Turn): void {
   answerWaiting(turn);
   const { state, now } = turn;
   const due = now >= state.reportAt;
-  if (!due && !differs(state.lastReport, newsOf(state, now))) return;
+  if (!due && state.lastReport !== null && !differs(state.lastReport, newsOf(state, now))) return;
   const next = buildReport(state, now, state.reportNumber + 1);
   number(turn, next);
   set(turn, { reportAt: now + state.config.timing.reportIntervalMs });
   const body = { verb: "db_status_report", parameters: next } as const;
-  for (const to of receivers(state)) {
-    turn.effects.push({ do: "send", to, body, expiresMs: Number.POSITIVE_INFINITY });
+  const { arbitrators, servers, clients } = state.config;
+  for (const parties of [arbitrators, servers, clients]) {
+    for (const { id: to } of parties) {
+      if (to === state.self.id) continue;
+      turn.effects.push({ do: "send", to, body, expiresMs: Number.POSITIVE_INFINITY });
+    }
   }
 }
 
@@ -976,16 +985,10 @@ function number(turn: Turn, report: Report): void {
   });
 }
 
-function receivers(state: DbServerState): readonly PartyId[] {
-  const { arbitrators, servers, clients } = state.config;
-  return [...arbitrators, ...servers, ...clients]
-    .map((party) => party.id)
-    .filter((id) => id !== state.self.id);
-}
-
 /** Answers those who asked for a fresh report, once a poll begun after their question has ended. */
 function answerWaiting(turn: Turn): void {
   const { state } = turn;
+  if (state.waiting.length === 0) return;
   const absent = state.process.is !== "running";
   const ready = state.waiting.filter((each) => absent || state.askedAt >= each.since);
   if (ready.length === 0) return;

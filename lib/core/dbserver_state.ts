@@ -207,7 +207,8 @@ export function rightOf(state: DbServerState, now: Millis): Right {
   const staleAt = state.polledAt + config.timing.leaseMs;
   if (now >= staleAt) return { ok: false, because: "mariadbd does not answer" };
   const right = rightInView(state, now);
-  return right.ok ? { ...right, until: Math.min(right.until, staleAt) } : right;
+  if (!right.ok || right.until <= staleAt) return right;
+  return { ok: true, until: staleAt, because: right.because };
 }
 
 function rightInView(state: DbServerState, now: Millis): Right {
@@ -278,12 +279,12 @@ function vouchedUntil(state: DbServerState, names: ReadonlySet<string>): Millis 
   let until = Number.POSITIVE_INFINITY;
   for (const segment of state.config.segments) {
     if (segment.name === state.self.segment) continue;
-    const ends = segment.servers
-      .flatMap((server) => {
-        const promised = names.has(server.name) ? state.promises.get(server.id) : undefined;
-        return promised === undefined ? [] : [promised.until];
-      })
-      .sort((a, b) => b - a);
+    const ends: Millis[] = [];
+    for (const server of segment.servers) {
+      const promised = names.has(server.name) ? state.promises.get(server.id) : undefined;
+      if (promised !== undefined) ends.push(promised.until);
+    }
+    ends.sort((a, b) => b - a);
     const needed = Math.ceil(segment.servers.length / 2);
     until = Math.min(until, ends[needed - 1] ?? Number.NEGATIVE_INFINITY);
   }
