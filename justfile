@@ -20,6 +20,12 @@ default:
 status *args:
     @{{ quote(bun) }} scripts/status.ts "$@"
 
+# Print what has happened and why, from the arbitrator's event log: `just history --since 2h`
+[group('ask and order')]
+[no-exit-message]
+history *args:
+    @{{ quote(bun) }} scripts/history.ts "$@"
+
 # Give an order: `just command drain dc1-2`, `just command --help` lists them
 [group('ask and order')]
 [no-exit-message]

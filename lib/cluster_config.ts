@@ -48,6 +48,10 @@ export interface ArbitratorConfig {
   readonly host: string;
   readonly port: number;
   readonly stateDir: string;
+  /** Events older than this are removed from its log, in days. @default 400 */
+  readonly historyDays?: number;
+  /** Bound of its event log, in millions of bytes. @default 64 */
+  readonly historyMb?: number;
 }
 
 /** One mariadbd and its watchdog. */
@@ -192,7 +196,7 @@ export const CONFIG_DEFAULTS = Object.freeze({
   database: Object.freeze({ user: "minder", password_file: null }),
   security: Object.freeze({ secret_file: null, operator_file: null, unsigned: false, tls: null }),
   tls: Object.freeze({ mutual: true }),
-  arbitrator: Object.freeze({ port: 4570 }),
+  arbitrator: Object.freeze({ port: 4570, history_days: 400, history_mb: 64 }),
   dbserver: Object.freeze({
     port: 4570,
     mysql_port: 3306,
@@ -341,6 +345,8 @@ const ArbitratorTable = v.object(
     host: Host,
     port: v.optional(Port, CONFIG_DEFAULTS.arbitrator.port),
     state_dir: v.optional(v.nullable(Path), null),
+    history_days: v.optional(whole(1, 36_500), CONFIG_DEFAULTS.arbitrator.history_days),
+    history_mb: v.optional(whole(1, 100_000), CONFIG_DEFAULTS.arbitrator.history_mb),
   },
   "a table",
 );
@@ -659,7 +665,9 @@ function derive(document: ClusterDocument): ClusterConfig {
   const arbitrators = document.arbitrator.map((table): ArbitratorConfig => {
     const id: PartyId = `arbitrator.${table.serial}`;
     const { serial, host, port } = table;
-    return { id, serial, host, port, stateDir: table.state_dir ?? defaultStateDir(id) };
+    const { history_days: historyDays, history_mb: historyMb } = table;
+    const stateDir = table.state_dir ?? defaultStateDir(id);
+    return { id, serial, host, port, stateDir, historyDays, historyMb };
   });
   const servers = document.dbserver.map((table): DbServerConfig => {
     const id: PartyId = `dbserver.${table.serial}`;

@@ -16,7 +16,14 @@ import {
   partyType,
   WIRE_VERSION,
 } from "./message/envelope.ts";
-import { type Body, type Message, type Route, routeOf, verbsOf } from "./message/mod.ts";
+import {
+  type Body,
+  isQuestion,
+  type Message,
+  type Route,
+  routeOf,
+  verbsOf,
+} from "./message/mod.ts";
 
 /** Posts under way to one peer; a peer that hangs must not bind more. */
 export const FLIGHTS_MAX = 4;
@@ -882,10 +889,10 @@ const STRANGER = {
   lastError: null,
 } as const satisfies Omit<Correspondent, "id">;
 
-/** A notification is only a hint and a summary only a question: a repeat of either does no harm. */
+/** A notification is only a hint, and a question changes nothing: a repeat of either does no harm. */
 function isHarmless(message: Message): boolean {
   const from = partyType(message.sender);
-  return from === "wsrep_notify_cmd" || (from === "command" && message.verb === "status_summary");
+  return from === "wsrep_notify_cmd" || (from === "command" && isQuestion(message));
 }
 
 /** Verbs on the route that goes with a party; null where there is none. They depend on its type alone. */

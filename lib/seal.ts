@@ -8,7 +8,7 @@
  */
 import { timingSafeEqual } from "node:crypto";
 import { partyType } from "./message/envelope.ts";
-import type { Message } from "./message/mod.ts";
+import { isQuestion, type Message } from "./message/mod.ts";
 
 /** Header of requests and replies: `node.1f2e3d4c` and the MAC in hexadecimal digits. */
 export const SEAL_HEADER = "minder-seal";
@@ -143,7 +143,7 @@ export function isReplyTo(
  */
 export function maySay(kind: KeyKind, message: Message): boolean {
   if (partyType(message.sender) !== "command") return kind === "node";
-  return kind === "operator" || message.verb === "status_summary";
+  return kind === "operator" || isQuestion(message);
 }
 
 /**
@@ -151,7 +151,7 @@ export function maySay(kind: KeyKind, message: Message): boolean {
  * only a hint, and a question, which changes nothing.
  */
 export function mayBeUnsigned(message: Message): boolean {
-  return message.verb === "wsrep_notify_cmd" || message.verb === "status_summary";
+  return message.verb === "wsrep_notify_cmd" || isQuestion(message);
 }
 
 const REQUEST = "galera-minder request 1\n";

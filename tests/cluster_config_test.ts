@@ -65,6 +65,8 @@ describe("parseClusterConfig()", () => {
       host: "10.0.3.1",
       port: 4570,
       stateDir: defaultStateDir("arbitrator.1"),
+      historyDays: 400,
+      historyMb: 64,
     });
     expect(config.servers[0]).toEqual({
       id: "dbserver.1",

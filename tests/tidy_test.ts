@@ -23,6 +23,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/notify.ts", 1],
   ["lib/status_text.ts", 1],
   ["lib/order_words.ts", 1],
+  ["lib/history_text.ts", 1],
   ["lib/grants.ts", 1],
   ["lib/guard.ts", 1],
   ["lib/core/", 2],

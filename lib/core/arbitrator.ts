@@ -21,11 +21,13 @@ import {
   activeServers,
   EPOCHS_MAX,
   type Grant,
+  type HistoryResult,
   namesOf,
   youngReport,
 } from "./arbitrator_state.ts";
-import { summarize } from "./arbitrator_summary.ts";
-import { emit, log, note, set, type Turn } from "./arbitrator_turn.ts";
+import { snapshotOf, summarize } from "./arbitrator_summary.ts";
+import { evidenceOf, noteStatus, survey, watchFor } from "./arbitrator_survey.ts";
+import { emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
 import type { Answered, Arrived, Core, Millis, Step } from "./core.ts";
 
 /** How a process starts: with what it found on disk. */
@@ -82,13 +84,17 @@ function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
     writing: false,
     writeAgainAt: Number.POSITIVE_INFINITY,
     held: [],
+    eventLog: null,
+    silent: new Set(),
+    surveyAt: Number.POSITIVE_INFINITY,
+    health: "cannot_tell",
     verdicts: new Map(),
     decisions: [],
   };
 }
 
 function dueAt(state: ArbitratorState): Millis {
-  return Math.min(state.writeAgainAt, state.lookAt);
+  return Math.min(state.writeAgainAt, state.lookAt, state.surveyAt);
 }
 
 function step(
@@ -116,9 +122,16 @@ function step(
     case "written":
       written(turn, event);
       break;
+    case "event_log":
+      set(turn, { eventLog: event.illness });
+      break;
+    case "history":
+      tellHistory(turn, event);
+      break;
     default:
       return unreachable(event);
   }
+  survey(turn);
   decide(turn);
   if (event.on === "message") answer(turn, event);
   write(turn);
@@ -199,6 +212,8 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
     weightChangedAt: weightChanged ? now : (before?.weightChangedAt ?? Number.NEGATIVE_INFINITY),
   });
   set(turn, { heard });
+  watchFor(turn, now);
+  noteStatus(turn, from, before?.report);
   if (report.epochSeen > state.durable.epoch && state.observing === null) {
     const because = `${from} has seen epoch ${report.epochSeen}, the store knows only ${state.durable.epoch}`;
     set(turn, { observing: `the store is older than the servers: ${because}` });
@@ -375,7 +390,8 @@ function record(turn: Turn, segment: string, verdict: Verdict): void {
     verdict: { ...verdict, because: clip(`${segment}: ${verdict.because}`) },
   };
   set(turn, { decisions: [entry, ...turn.state.decisions].slice(0, DECISIONS_MAX) });
-  log(turn, "verdict", { segment, ...verdict });
+  const evidence = evidenceOf(turn.state, turn.now);
+  log(turn, "verdict", { segment, ...verdict, evidence });
 }
 
 /** Opens an epoch for the candidate, and orders it where an order is needed. */
@@ -449,7 +465,7 @@ function open(turn: Turn, grant: Grant): void {
     ].slice(-EPOCHS_MAX),
     primarySegment: grant.segment,
   });
-  log(turn, "epoch_opened", { ...grant });
+  log(turn, "epoch_opened", { ...grant, evidence: evidenceOf(turn.state, turn.now) });
 }
 
 /** After a full outage: bootstraps the chosen server. False while a rule forbids it. */
@@ -537,7 +553,28 @@ function answer(turn: Turn, event: Arrived<"arbitrator">): void {
       ticket: event.ticket,
       body: { verb: "status_summary", parameters },
     });
+  } else if (event.body.verb === "snapshot") {
+    const parameters = snapshotOf(turn.state, turn.now);
+    turn.effects.push({
+      do: "reply",
+      ticket: event.ticket,
+      body: { verb: "snapshot", parameters },
+    });
   }
+}
+
+/** Hands on what the event log has. */
+function tellHistory(
+  turn: Turn,
+  event: { readonly ticket: number; readonly result: HistoryResult },
+): void {
+  const { ticket, result } = event;
+  if ("error" in result) {
+    reply(turn, ticket, { outcome: "failed", because: clip(`the event log: ${result.error}`) });
+    return;
+  }
+  const parameters = { events: result.events, illness: turn.state.eventLog };
+  turn.effects.push({ do: "reply", ticket, body: { verb: "history", parameters } });
 }
 
 /** Acknowledges a report, with a promise where the rules allow one. */

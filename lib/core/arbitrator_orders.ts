@@ -20,6 +20,7 @@ import {
   standingOf,
   youngReport,
 } from "./arbitrator_state.ts";
+import { noteHealth } from "./arbitrator_survey.ts";
 import { emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
 import type { Arrived, Millis } from "./core.ts";
 
@@ -31,6 +32,10 @@ export function obeyPerson(turn: Turn, event: Arrived<"arbitrator">): void {
   switch (body.verb) {
     case "db_status_report":
     case "status_summary":
+    case "snapshot":
+      return;
+    case "history":
+      turn.effects.push({ do: "read_history", ticket, ask: body.parameters });
       return;
     case "drain":
     case "undrain":
@@ -64,6 +69,7 @@ function obey(turn: Turn, ticket: number, order: Order): void {
     epoch: turn.state.durable.epoch,
   });
   if (change !== null) carryOut(turn, order, change);
+  noteHealth(turn);
   const outcome = plan.outcome === "refused" ? "refused" : "ok";
   reply(turn, ticket, { outcome, because: plan.because });
 }

@@ -29,7 +29,10 @@ import {
 import type { Millis } from "./core.ts";
 
 /** Messages of people that are orders. */
-export type Order = Exclude<BodyOf<"command>arbitrator">, { verb: "status_summary" }>;
+export type Order = Exclude<
+  BodyOf<"command>arbitrator">,
+  { verb: "status_summary" | "history" | "snapshot" }
+>;
 
 /** What carrying out an order changes. */
 export type Change =

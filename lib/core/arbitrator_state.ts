@@ -3,7 +3,8 @@
  * Types and small questions over them; the rules are in arbitrator_rules.ts.
  */
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
-import type { BASES, Standing, Verdict } from "../message/arbitrator.ts";
+import type { BASES, Happened, Standing, Verdict } from "../message/arbitrator.ts";
+import type { HistoryAsk } from "../message/command.ts";
 import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { namesIn } from "../wsrep_status.ts";
@@ -136,18 +137,34 @@ export interface ArbitratorState {
   /** A failed write is tried again then. */
   readonly writeAgainAt: Millis;
   readonly held: readonly Held[];
+  /** Why the event log is not written, or has begun anew; null while all is well. Nothing rests on it. */
+  readonly eventLog: string | null;
+  /** Servers that have been called silent. */
+  readonly silent: ReadonlySet<PartyId>;
+  /** When to look for silence again. */
+  readonly surveyAt: Millis;
+  /** The health that was last noted. */
+  readonly health: string;
   readonly verdicts: ReadonlyMap<string, Verdict>;
   readonly decisions: readonly { readonly at: Millis; readonly verdict: Verdict }[];
 }
 
 export type ArbitratorEvent =
   | CommonEvent<"arbitrator">
+  /** The event log has fallen ill, and why, or is well again. */
+  | { readonly on: "event_log"; readonly illness: string | null }
+  /** What the event log has for the question of that ticket. */
+  | { readonly on: "history"; readonly ticket: number; readonly result: HistoryResult }
   | { readonly on: "written"; readonly revision: number; readonly error: string | null };
+
+export type HistoryResult = { readonly events: readonly Happened[] } | { readonly error: string };
 
 export type ArbitratorEffect =
   | CommonEffect<"arbitrator">
   /** Write the durable state with fsync; answered by `written`. */
   | { readonly do: "write"; readonly revision: number; readonly durable: ArbitratorDurable }
+  /** Read the event log; answered by `history`. */
+  | { readonly do: "read_history"; readonly ticket: number; readonly ask: HistoryAsk }
   | {
       readonly do: "log";
       readonly event: string;

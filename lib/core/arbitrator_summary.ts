@@ -1,7 +1,8 @@
 /** What the arbitrator tells a person who asks: what is, what was decided, why, and what would change it. */
-import type { Summary } from "../message/arbitrator.ts";
+import type { Snapshot, Summary } from "../message/arbitrator.ts";
 import { isJoint } from "../wsrep_status.ts";
-import { type ArbitratorState, namesOf } from "./arbitrator_state.ts";
+import { clip } from "./arbitrator_rules.ts";
+import { type ArbitratorState, namesOf, youngReport } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 
 /** How old a report may be and still speak for its server in a summary. */
@@ -28,22 +29,11 @@ export function summarize(state: ArbitratorState, now: Millis): Summary {
   const young = servers.filter((server) => (server.heardAgoMs ?? youngMs + 1) <= youngMs);
   const serving = young.filter((server) => server.report?.serving === "on");
   const servingSegments = [...new Set(serving.map((server) => server.segment))];
-  const expected = servers.filter((server) => !server.retired);
-  const missing = expected.filter((server) => !serving.includes(server));
   const joint = serving.some(
     (server) => server.report !== null && isJoint(config, namesOf(server.report)),
   );
-  const doubts = [
-    ...(state.observing === null ? [] : [state.observing]),
-    ...(state.diskError === null ? [] : [state.diskError]),
-    ...(durable.paused === null ? [] : [`automatic decisions are paused ${durable.paused}`]),
-  ];
-  const { health, because } = healthOf({
-    young: young.length,
-    serving: serving.map((server) => server.name),
-    missing: missing.map((server) => server.name),
-    doubts,
-  });
+  const doubts = doubtsOf(state);
+  const { health, because } = healthNow(state, now);
   return {
     cluster: config.name,
     health,
@@ -70,7 +60,63 @@ export function summarize(state: ArbitratorState, now: Millis): Summary {
       verdict,
     })),
     orders: [...durable.standing],
-    warnings: [...doubts, ...config.warnings],
+    warnings: [
+      ...doubts,
+      ...(state.eventLog === null ? [] : [clip(`the event log: ${state.eventLog}`)]),
+      ...config.warnings,
+    ],
+  };
+}
+
+/** What is wrong with the arbitrator itself, or held back by a person. */
+function doubtsOf({ observing, diskError, durable }: ArbitratorState): readonly string[] {
+  return [
+    ...(observing === null ? [] : [observing]),
+    ...(diskError === null ? [] : [diskError]),
+    ...(durable.paused === null ? [] : [`automatic decisions are paused ${durable.paused}`]),
+  ];
+}
+
+/** How the cluster is, in a word and a sentence. */
+export function healthNow(
+  state: ArbitratorState,
+  now: Millis,
+): Pick<Summary, "health" | "because"> {
+  const maxAgeMs = state.config.timing.reportIntervalMs * YOUNG_REPORTS;
+  const serving: string[] = [];
+  const missing: string[] = [];
+  let young = 0;
+  for (const { id, name } of state.config.servers) {
+    const report = youngReport(state, id, { now, maxAgeMs });
+    if (report !== null) young++;
+    if (report?.serving === "on") serving.push(name);
+    else if (!state.durable.retired.includes(id)) missing.push(name);
+  }
+  return healthOf({ young, serving, missing, doubts: doubtsOf(state) });
+}
+
+/** Everything that is decided by, for whoever asks the rules what would happen if. */
+export function snapshotOf(state: ArbitratorState, now: Millis): Snapshot {
+  const left = (at: Millis) => (at > now ? at - now : 0);
+  const ago = (at: Millis | undefined) =>
+    at === undefined || !Number.isFinite(at) ? null : Math.max(0, now - at);
+  return {
+    configVersion: state.config.version,
+    durable: JSON.stringify(state.durable),
+    observing: state.observing,
+    diskError: state.diskError,
+    armedLeftMs: left(state.armedAt),
+    windowLeftMs: left(state.windowUntil),
+    orderPauseLeftMs: left(state.orderPauseUntil),
+    longestPromiseMs: state.longestPromiseMs,
+    notedAgoMs: ago(state.notedAt),
+    servers: [...state.heard].map(([id, heard]) => ({
+      id,
+      heardAgoMs: now - heard.at,
+      weightChangedAgoMs: ago(heard.weightChangedAt),
+      promisedAgoMs: ago(state.promisedAt.get(id)),
+      report: heard.report,
+    })),
   };
 }
 

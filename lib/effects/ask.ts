@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { ArbitratorConfig, ClusterConfig } from "../cluster_config.ts";
 import { MinderError } from "../errors.ts";
-import type { BodyFrom, Message } from "../message/mod.ts";
+import { type BodyFrom, isQuestion, type Message } from "../message/mod.ts";
 import { type SealKey, signingKey } from "../seal.ts";
 import { askOnce } from "./http.ts";
 import { readSecretFile, secretPlaces, takesUnsigned } from "./secrets.ts";
@@ -72,9 +72,9 @@ function keyFor(
 ): SealKey | null {
   const places = secretPlaces(security);
   if (places.node === null && places.operator === null) return null;
-  if (body.verb === "status_summary" && local) return null;
+  if (isQuestion(body) && local) return null;
   if (places.operator === null) {
-    if (body.verb === "status_summary" && places.node !== null) {
+    if (isQuestion(body) && places.node !== null) {
       return signingKey({ keys: readSecretFile(places.node, "node") }, "node");
     }
     if (local) return null;
@@ -85,7 +85,7 @@ function keyFor(
   try {
     return signingKey({ keys: readSecretFile(places.operator, "operator") }, "operator");
   } catch (error) {
-    if (body.verb !== "status_summary" || places.node === null) throw error;
+    if (!isQuestion(body) || places.node === null) throw error;
     // A monitor on a server's host has that server's secret only.
     return signingKey({ keys: readSecretFile(places.node, "node") }, "node");
   }

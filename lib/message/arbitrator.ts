@@ -1,5 +1,6 @@
 /** What the arbitrator says: orders to servers, questions, and summaries to people. */
 import * as v from "valibot";
+import { HISTORY_MAX } from "./command.ts";
 import { PositionSchema, ReportSchema } from "./dbserver.ts";
 import {
   CountSchema,
@@ -114,6 +115,61 @@ export const PlanSchema = v.strictObject({
   loss: v.nullable(LossSchema),
 });
 export type Plan = v.InferOutput<typeof PlanSchema>;
+
+/** One thing that happened, as the event log has it. */
+export const HappenedSchema = v.strictObject({
+  seq: CountSchema,
+  /** The arbitrator's own wall clock, ISO 8601: for people, never compared. */
+  time: v.pipe(v.string(), v.maxLength(32)),
+  event: v.pipe(v.string(), v.maxLength(64)),
+  /** Newest epoch when it happened. */
+  epoch: CountSchema,
+  /** What else is known of it, as JSON. */
+  fields: v.pipe(v.string(), v.maxLength(65_536)),
+});
+export type Happened = v.InferOutput<typeof HappenedSchema>;
+
+/** `history` as answered to a person. */
+export const HistorySchema = v.strictObject({
+  events: v.pipe(v.array(HappenedSchema), v.maxLength(HISTORY_MAX), v.readonly()),
+  /** Why the log is not written or has begun anew; null while all is well. */
+  illness: v.nullable(WordsSchema),
+});
+
+/** Any time span within the life of a process. */
+const SpanSchema = v.pipe(v.number(), v.finite(), v.minValue(0), v.maxValue(1e12));
+
+/** `snapshot` as answered: enough to ask the rules what would happen if something were otherwise. */
+export const SnapshotSchema = v.strictObject({
+  configVersion: CountSchema,
+  /** What is durable, as JSON. */
+  durable: v.pipe(v.string(), v.maxLength(262_144)),
+  observing: v.nullable(WordsSchema),
+  diskError: v.nullable(WordsSchema),
+  /** Left of the outwait after its start, of the window after a change of segment, of the wait after an order. */
+  armedLeftMs: SpanSchema,
+  windowLeftMs: SpanSchema,
+  orderPauseLeftMs: SpanSchema,
+  longestPromiseMs: SpanSchema,
+  /** Since the noted view was written down; null: in an earlier life. */
+  notedAgoMs: v.nullable(SpanSchema),
+  servers: v.pipe(
+    v.array(
+      v.strictObject({
+        id: PartyIdSchema,
+        heardAgoMs: SpanSchema,
+        /** Null: no change was seen. */
+        weightChangedAgoMs: v.nullable(SpanSchema),
+        /** Null: none was given. */
+        promisedAgoMs: v.nullable(SpanSchema),
+        report: ReportSchema,
+      }),
+    ),
+    v.maxLength(64),
+    v.readonly(),
+  ),
+});
+export type Snapshot = v.InferOutput<typeof SnapshotSchema>;
 
 /** `status_summary` as answered to a person. */
 export const SummarySchema = v.strictObject({

@@ -15,6 +15,21 @@ const orderEntries = {
 
 export const StatusSummarySchema = v.strictObject({});
 
+/** Events told at a time. */
+export const HISTORY_MAX = 1_000;
+
+/** `history`: what has happened. */
+export const HistoryAskSchema = v.strictObject({
+  /** Not longer ago than this, by the arbitrator's clock; null: from the beginning. */
+  sinceMs: v.nullable(CountSchema),
+  /** The newest so many. */
+  limit: v.pipe(CountSchema, v.minValue(1), v.maxValue(HISTORY_MAX)),
+});
+export type HistoryAsk = v.InferOutput<typeof HistoryAskSchema>;
+
+/** `snapshot`: everything that the arbitrator decides by. */
+export const SnapshotAskSchema = v.strictObject({});
+
 /** `undrain`, `retire`, `restore`: a server name, a party id such as dbserver.2, or a segment. */
 export const NodeOrderSchema = v.strictObject({ ...orderEntries, node: NameSchema });
 export type NodeOrder = v.InferOutput<typeof NodeOrderSchema>;

@@ -5,18 +5,22 @@
 import * as v from "valibot";
 import {
   EvictSchema,
+  HistorySchema,
   MakePrimarySchema,
   PlanSchema,
   RequestStatusSchema,
+  SnapshotSchema,
   StartOrderSchema,
   SummarySchema,
 } from "./arbitrator.ts";
 import {
   DrainSchema,
+  HistoryAskSchema,
   MakePrimaryOrderSchema,
   NodeOrderSchema,
   PauseSchema,
   ResumeSchema,
+  SnapshotAskSchema,
   StatusSummarySchema,
   SwitchoverSchema,
 } from "./command.ts";
@@ -65,6 +69,8 @@ export const ROUTES = {
   ]),
   "arbitrator>command": v.variant("verb", [
     body("status_summary", SummarySchema),
+    body("history", HistorySchema),
+    body("snapshot", SnapshotSchema),
     body("plan", PlanSchema),
     AckBody,
   ]),
@@ -78,6 +84,8 @@ export const ROUTES = {
     body("resume", ResumeSchema),
     body("make_primary", MakePrimaryOrderSchema),
     body("switchover", SwitchoverSchema),
+    body("history", HistoryAskSchema),
+    body("snapshot", SnapshotAskSchema),
   ]),
   "wsrep_notify_cmd>dbserver": v.variant("verb", [body("wsrep_notify_cmd", NotifySchema)]),
 } as const;
@@ -90,6 +98,14 @@ export const ALIASES: Readonly<Record<string, string>> = {
   status_request: "request_status",
   set_primary: "make_primary",
 };
+
+/** Verbs of people that only ask: nothing is changed by them. */
+const QUESTIONS: readonly string[] = ["status_summary", "history", "snapshot"];
+
+/** Does a message of a person only ask. */
+export function isQuestion(body: { readonly verb: string }): boolean {
+  return QUESTIONS.includes(body.verb);
+}
 
 /** Verb and parameters on one route. */
 export type BodyOf<R extends Route> = v.InferOutput<(typeof ROUTES)[R]>;

@@ -11,12 +11,15 @@ import {
 } from "../core/arbitrator_state.ts";
 import { summarize } from "../core/arbitrator_summary.ts";
 import { controlSocketOf } from "../effects/ask.ts";
+import { eventLogOf, openEventLog } from "../effects/event_log.ts";
+import type { EventQuery, StoredEvent } from "../effects/event_store.ts";
 import { machineId, type StateFile, stateFile } from "../effects/state_file.ts";
 import { MinderError } from "../errors.ts";
 import { createLog } from "../log.ts";
+import type { HistoryAsk } from "../message/command.ts";
 import { systemClock } from "../wakeup.ts";
 import { ArbitratorDurableSchema } from "./durable.ts";
-import { startParty, untilSignalled } from "./party.ts";
+import { EFFECT_LIMIT_MS, startParty, untilSignalled } from "./party.ts";
 
 /** Opens the store: trusted, or to be observed with only, and why. */
 async function openStore(
@@ -74,6 +77,14 @@ export async function runArbitrator(
   const store = await storeOf(self);
   const { durable, observing } = await openStore(config, store);
   if (observing !== null) log.error("observing", { because: observing });
+  const events = openEventLog({
+    ...eventLogOf(self),
+    wall: clock.wall,
+    onHealth(illness) {
+      if (illness !== null) log.warn("event_log_ill", { because: illness });
+      party.loop.tell({ on: "event_log", illness });
+    },
+  });
   const core = arbitratorCore({ config, self: self.id, durable, observing });
   const party = startParty<ArbitratorState, ArbitratorEvent, ArbitratorEffect>({
     config,
@@ -85,14 +96,24 @@ export async function runArbitrator(
     async perform(effect) {
       if (effect.do === "log") {
         log.info(effect.event, effect.fields);
+        events.add(effect.event, party.loop.state().core.durable.epoch, effect.fields);
         return null;
+      }
+      if (effect.do === "read_history") {
+        const found = await events.read(queryOf(effect.ask));
+        return { on: "history", ticket: effect.ticket, result: { events: fitting(found) } };
       }
       const keptAs = await store.write(effect.durable);
       if (keptAs !== null) log.warn("state_set_aside", { keptAs });
       return { on: "written", revision: effect.revision, error: null };
     },
-    failed: (effect, error) =>
-      effect.do === "write" ? { on: "written", revision: effect.revision, error } : null,
+    failed(effect, error) {
+      if (effect.do === "write") return { on: "written", revision: effect.revision, error };
+      return effect.do === "read_history"
+        ? { on: "history", ticket: effect.ticket, result: { error } }
+        : null;
+    },
+    limitMs: (effect) => (effect.do === "read_history" ? HISTORY_LIMIT_MS : EFFECT_LIMIT_MS),
     laneOf: (effect) => (effect.do === "write" ? "store" : null),
     phaseOf: (state) => ({
       phase: state.observing ?? state.diskError ?? holder(state),
@@ -102,7 +123,33 @@ export async function runArbitrator(
     clock,
     log,
   });
-  return await untilSignalled(party, log);
+  events.add("started", durable.epoch, { config: config.version, observing });
+  return await untilSignalled(party, log, async () => {
+    events.add("stopped", party.loop.state().core.durable.epoch, {});
+    await events.close(EVENTS_CLOSE_MS);
+  });
+}
+
+/** A question is answered within two ack timeouts, or not at all. */
+const HISTORY_LIMIT_MS = 1_500;
+/** Events that wait are written within this when it stops. */
+const EVENTS_CLOSE_MS = 1_000;
+/** Events of one answer, in characters of their fields: it fits into a reply with the rest of it. */
+const HISTORY_TEXT_MAX = 3_000_000;
+
+function queryOf({ sinceMs, limit }: HistoryAsk): EventQuery {
+  const since = sinceMs === null ? null : new Date(Math.max(0, Date.now() - sinceMs)).toISOString();
+  return { since, limit };
+}
+
+/** The newest events that fit into one reply. */
+function fitting(events: readonly StoredEvent[]): readonly StoredEvent[] {
+  let size = 0;
+  const first = events.findLastIndex((event) => {
+    size += event.fields.length + 200;
+    return size > HISTORY_TEXT_MAX;
+  });
+  return events.slice(first + 1);
 }
 
 function holder(state: ArbitratorState): string {

@@ -258,6 +258,9 @@ const OPTIONAL: readonly (string | number)[] = [
   "acceptedLoss",
 ];
 
+/** Texts that are documents of their own, with a longer bound. */
+const DOCUMENTS: readonly (string | number)[] = ["durable", "fields"];
+
 describe("decodeMessage() refuses wrong parameters", () => {
   for (const [index, message] of MESSAGES.entries()) {
     test(`${NAMES[index]}: each one missing, extra, or of a wrong kind`, () => {
@@ -286,7 +289,7 @@ describe("decodeMessage() refuses wrong parameters", () => {
               "bad_parameters",
             ]);
           }
-          if (typeof original === "string") {
+          if (typeof original === "string" && !DOCUMENTS.includes(last)) {
             parent[last] = "x".repeat(5000);
             expect(refusal(decodePlain(spoilt)).reason).toBe("bad_parameters");
           }

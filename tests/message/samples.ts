@@ -153,6 +153,44 @@ export const SAMPLES: { readonly [R in Route]: readonly BodyOf<R>[] } = {
       },
     },
     {
+      verb: "history",
+      parameters: {
+        events: [
+          {
+            seq: 7,
+            time: "2026-11-23T02:00:00.000Z",
+            event: "promoted",
+            epoch: 3,
+            fields: '{"segment":"dc2"}',
+          },
+        ],
+        illness: "it cannot be written: disk full",
+      },
+    },
+    {
+      verb: "snapshot",
+      parameters: {
+        configVersion: 7,
+        durable: "{}",
+        observing: "the store is missing",
+        diskError: "disk full",
+        armedLeftMs: 0,
+        windowLeftMs: 1000,
+        orderPauseLeftMs: 0,
+        longestPromiseMs: 3000,
+        notedAgoMs: 5000,
+        servers: [
+          {
+            id: "dbserver.1",
+            heardAgoMs: 120,
+            weightChangedAgoMs: 0,
+            promisedAgoMs: 130,
+            report: REPORT.parameters,
+          },
+        ],
+      },
+    },
+    {
       verb: "plan",
       parameters: {
         order: "make_primary",
@@ -193,6 +231,8 @@ export const SAMPLES: { readonly [R in Route]: readonly BodyOf<R>[] } = {
       },
     },
     { verb: "switchover", parameters: { ...SIGNED, segment: "dc2", deadlineMs: 30_000 } },
+    { verb: "history", parameters: { sinceMs: 7_200_000, limit: 200 } },
+    { verb: "snapshot", parameters: {} },
   ],
   "wsrep_notify_cmd>dbserver": [
     {

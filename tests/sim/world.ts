@@ -838,6 +838,8 @@ export class World {
           process.deliver({ on: "written", revision: effect.revision, error });
         });
         return;
+      case "read_history":
+        return;
       case "log":
         if (effect.event === "resumed" || effect.event === "rearmed") this.arbiter.damaged = null;
         this.#log(process.id, effect);
