@@ -244,6 +244,11 @@ race-balancers *args: setup
 race-fence *args: setup
     @{{ quote(bun) }} scripts/race_fence.ts "$@"
 
+# Real cluster, faults with eviction and without: how long writes stall, in one table; exit 0 only if all bounds hold
+[group('prove it')]
+race-evict *args: setup
+    @{{ quote(bun) }} scripts/race_evict.ts {{ args }}
+
 # Measure many servers and client minders with real messages: how soon a change is right everywhere
 [group('prove it')]
 bench-clients *args:

@@ -38,6 +38,8 @@ export interface Timing {
   readonly promotionWindowMs: number;
   /** The servers' evs.suspect_timeout, for warnings and expectations only. @default 5000 */
   readonly galeraSuspectMs: number;
+  /** evs.join_retrans_period and evs.keepalive_period, set on the servers where `evict` is on. @default 200 */
+  readonly evictPeriodMs: number;
   /** Full pass of a client's reconciler. @default 2000 */
   readonly reconcileIntervalMs: number;
 }
@@ -141,8 +143,8 @@ export interface ClusterConfig {
   /** The configured primary data centre. */
   readonly primarySegment: string;
   readonly onDoubleFault: "stay" | "fence";
-  /** Exclusion of lost servers before Galera gives up on them: not in this version, so only "off". */
-  readonly evict: "off";
+  /** Exclusion of lost servers before Galera gives up on them: never, or of ended processes. */
+  readonly evict: (typeof EVICT_CHOICES)[number];
   readonly timing: Timing;
   readonly database: { readonly user: string; readonly passwordFile: string | null };
   readonly security: SecurityConfig;
@@ -162,6 +164,9 @@ export interface ClusterConfig {
   /** What is allowed but unwise, in words. */
   readonly warnings: readonly string[];
 }
+
+/** How far evidence goes before Galera itself gives up on a lost server. */
+export const EVICT_CHOICES = ["off", "confirmed"] as const;
 
 /** Largest number of mariadbd servers. */
 export const SERVERS_MAX = 64;
@@ -187,6 +192,7 @@ export const TIMING_DEFAULTS: Timing = Object.freeze({
   orderMaxAgeMs: 5000,
   promotionWindowMs: 3_600_000,
   galeraSuspectMs: 5000,
+  evictPeriodMs: 200,
   reconcileIntervalMs: 2000,
 });
 
@@ -300,7 +306,7 @@ const ClusterTable = v.object(
     name: Name,
     primary_segment: Name,
     on_double_fault: v.optional(choice(["stay", "fence"]), CONFIG_DEFAULTS.cluster.on_double_fault),
-    evict: v.optional(choice(["off"]), CONFIG_DEFAULTS.cluster.evict),
+    evict: v.optional(choice(EVICT_CHOICES), CONFIG_DEFAULTS.cluster.evict),
   },
   "a table",
 );

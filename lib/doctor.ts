@@ -4,6 +4,7 @@
  */
 import type { ClusterConfig, DbServerConfig } from "./cluster_config.ts";
 import { accountName, checkGrants } from "./grants.ts";
+import { durationMs } from "./wsrep_status.ts";
 
 export type Severity = "error" | "warning" | "note";
 
@@ -113,6 +114,7 @@ function judgeServer(
   judgeIdentity(patient);
   judgeTimeouts(patient);
   judgeQuorum(patient);
+  judgeEviction(patient);
   judgeNotify(patient);
   judgeAccount(patient);
   judgeDurability(patient);
@@ -129,15 +131,6 @@ export function providerOptions(text: string): ReadonlyMap<string, string> {
       return at < 0 ? [] : [[part.slice(0, at).trim(), part.slice(at + 1).trim()]];
     }),
   );
-}
-
-/** Milliseconds of an ISO 8601 duration as Galera shows it (`PT1M30.5S`); null if it is none. */
-export function durationMs(text: string | undefined): number | null {
-  const match = /^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?$/.exec(text ?? "");
-  if (match === null) return null;
-  const [, days = 0, hours = 0, minutes = 0, secs = 0] = match;
-  const whole = (Number(days) * 24 + Number(hours)) * 60 + Number(minutes);
-  return Math.round((whole * 60 + Number(secs)) * 1000);
 }
 
 /** Bytes of a size such as `128M`; null if it is none. */
@@ -312,6 +305,22 @@ function judgeQuorum({ options, server, facts, add }: Patient): void {
       "evict.list",
       `wsrep_evs_evict_list still holds ${evicted}: the next eviction takes the full 5 s`,
       "SET GLOBAL wsrep_provider_options='evs.evict=';",
+    );
+  }
+}
+
+/** What an eviction waits for; a joiner has it from my.cnf before its watchdog can set it. */
+function judgeEviction({ options, config, add }: Patient): void {
+  if (config.evict === "off") return;
+  const { evictPeriodMs } = config.timing;
+  for (const key of ["evs.join_retrans_period", "evs.keepalive_period"]) {
+    const found = durationMs(options.get(key));
+    if (found === evictPeriodMs) continue;
+    add(
+      "warning",
+      "evict.periods",
+      `${key} is ${found ?? "unknown"} ms, timing.evict_period_ms ${evictPeriodMs}: an eviction takes longer`,
+      `wsrep_provider_options = "${key}=PT${evictPeriodMs / 1000}S"  # in my.cnf; the watchdog sets it meanwhile`,
     );
   }
 }

@@ -36,10 +36,22 @@ export interface WsrepStatus {
   readonly rejecting: boolean;
   readonly readOnly: boolean;
   readonly evictList: readonly string[];
+  /** `evs.join_retrans_period` and `evs.keepalive_period`; null where the provider does not say. */
+  readonly joinRetransMs: number | null;
+  readonly keepaliveMs: number | null;
   /** Client sessions other than the watchdog's own and system threads. */
   readonly clientSessions: number;
   readonly serverVersion: string;
   readonly providerVersion: string;
+}
+
+/** Milliseconds of an ISO 8601 duration as Galera shows it (`PT1M30.5S`); null if it is none. */
+export function durationMs(text: string | null | undefined): number | null {
+  const match = /^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?$/.exec(text ?? "");
+  if (match === null) return null;
+  const [, days = 0, hours = 0, minutes = 0, secs = 0] = match;
+  const whole = (Number(days) * 24 + Number(hours)) * 60 + Number(minutes);
+  return Math.round((whole * 60 + Number(secs)) * 1000);
 }
 
 /** Identity of a view; null if there is none. Source: DESIGN words, "fingerprint". */

@@ -160,6 +160,7 @@ function reportOf(
     primarySegment: "dc1",
     probe: at.cut ? "off" : "flowing",
     gcommUuid: uuidOf(server.serial),
+    ended: null,
     writers: 0,
     guard: false,
     diverged: false,

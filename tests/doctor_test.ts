@@ -1,15 +1,9 @@
 /** Every check of the doctor, each by the one setting that is wrong. */
 import { describe, expect, test } from "bun:test";
 import type { ClusterConfig, DbServerConfig } from "../lib/cluster_config.ts";
-import {
-  diagnose,
-  durationMs,
-  exitCodeOf,
-  findingsText,
-  type ServerFacts,
-  sizeBytes,
-} from "../lib/doctor.ts";
+import { diagnose, exitCodeOf, findingsText, type ServerFacts, sizeBytes } from "../lib/doctor.ts";
 import { grantStatements } from "../lib/grants.ts";
+import { durationMs } from "../lib/wsrep_status.ts";
 import { coreCluster } from "./support/cores.ts";
 
 const config = coreCluster();
@@ -153,6 +147,13 @@ describe("one server", () => {
     const findings = diagnose(config, [{ server, error: "refused" }]);
     expect(findings).toMatchObject([{ severity: "error", check: "server.asked" }]);
     expect(exitCodeOf(findings)).toBe(2);
+  });
+
+  test("where evict is on, periods that make an eviction slow are a warning", () => {
+    const on = coreCluster({ evict: "confirmed" });
+    const options = { "evs.join_retrans_period": "PT0.2S", "evs.keepalive_period": "PT1S" };
+    expect(complaints({ options }, on)).toEqual(["warning evict.periods"]);
+    expect(complaints({ options })).toEqual([]);
   });
 
   test("a clock that may be right by the error of the measurement is not complained of", () => {

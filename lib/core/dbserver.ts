@@ -11,6 +11,7 @@ import { partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
 import { isJoint } from "../wsrep_status.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
+import { bringsEvidence, endedMembers, evict, evictDueAt, evictTold } from "./dbserver_evict.ts";
 import type { DbServerEffect, DbServerEvent, ServerDurable } from "./dbserver_io.ts";
 import { continueOrder, formed, hearOrder, orderWritten } from "./dbserver_orders.ts";
 import { buildReport, differs, newsOf } from "./dbserver_report.ts";
@@ -94,6 +95,16 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     viewSince: now,
     lastPrimary: null,
     gcommUuid: null,
+    gcommOf: null,
+    ended: null,
+    evidenceAt: never,
+    evictList: [],
+    telling: null,
+    toldListAt: never,
+    evictSince: forever,
+    evictAgainAt: never,
+    evictSpent: [],
+    tuneAt: never,
     probe: "off",
     probing: false,
     probeAt: now,
@@ -147,7 +158,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
 }
 
 function dueAt(state: DbServerState): Millis {
-  let due = Math.min(state.reportAt, state.lapseAt, state.killAt);
+  let due = Math.min(state.reportAt, state.lapseAt, state.killAt, evictDueAt(state));
   if (state.process.is === "running") {
     if (!state.polling) due = Math.min(due, state.pollAt);
     if (!state.probing && mayProbe(state)) due = Math.min(due, state.probeAt);
@@ -215,6 +226,7 @@ function step(
 /** What follows from the state, whatever the event was. */
 function settle(turn: Turn): void {
   continueOrder(turn);
+  evict(turn);
   gate(turn);
   protect(turn);
   write(turn);
@@ -234,6 +246,10 @@ function hear(turn: Turn, event: Extract<DbServerEvent, { on: "message" }>): voi
   switch (body.verb) {
     case "db_status_report": {
       const report = body.parameters;
+      if (bringsEvidence(state, state.peers.get(from)?.report, report)) {
+        set(turn, { evidenceAt: now });
+        pollNow(turn);
+      }
       set(turn, { peers: new Map(state.peers).set(from, { report, at: now }) });
       see(turn, report.epochSeen);
       const vouch = mayVouch(turn.state, report.fingerprint);
@@ -399,6 +415,12 @@ function hearProcess(
     return;
   }
   if (before.is === "stopped") return;
+  const { gcommUuid, gcommOf } = state;
+  const known =
+    before.is === "running" &&
+    gcommOf?.pid === before.pid &&
+    gcommOf.startTime === before.startTime &&
+    gcommUuid !== null;
   const reachedSynced = state.lastPrimary?.synced === true;
   const failedStarts = before.is === "running" && !reachedSynced ? state.failedStarts + 1 : 0;
   set(turn, {
@@ -408,6 +430,12 @@ function hearProcess(
     failedStarts,
     startAt: now + restartWaitMs(failedStarts),
     stoppedAt: now,
+    // Named only if this very process has said who it is in Galera.
+    ended: known ? { uuid: gcommUuid, pid: before.pid, startTime: before.startTime } : state.ended,
+    evictList: [],
+    telling: null,
+    evictSince: Number.POSITIVE_INFINITY,
+    evictSpent: [],
     status: null,
     polledAt: Number.NEGATIVE_INFINITY,
     lastPrimary: null,
@@ -467,6 +495,11 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     status,
     polledAt: startedAt,
     gcommUuid: status.gcommUuid ?? state.gcommUuid,
+    evidenceAt: startedAt >= state.evidenceAt ? Number.NEGATIVE_INFINITY : state.evidenceAt,
+    gcommOf: status.gcommUuid === null ? state.gcommOf : state.process,
+    evictList:
+      startedAt >= state.toldListAt ? sameList(state.evictList, status.evictList) : state.evictList,
+    evictSpent: changed ? [] : state.evictSpent,
     flowControl: pausedShare(before, status, now - state.polledAt),
     viewSince: anew ? startedAt : state.viewSince,
     // What the arbitrator said of an earlier view says nothing about this one.
@@ -489,6 +522,11 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     });
   }
   set(turn, { pollAt: now + pollIntervalMs(turn.state) });
+}
+
+/** What has not changed keeps its identity. */
+function sameList(before: readonly string[], now: readonly string[]): readonly string[] {
+  return before.length === now.length && now.every((one) => before.includes(one)) ? before : now;
 }
 
 /** It is no longer Primary: the furthest that it stood at since it was last proven in line counts. */
@@ -527,6 +565,8 @@ function probeAfter(
   if (!status.primary) return "off";
   // Members are being gathered anew: no commit passes until the view has changed.
   if (status.evsState !== null && status.evsState !== "OPERATIONAL") return "hanging";
+  // A member that has ended acknowledges nothing.
+  if (endedMembers({ ...state, status }).length > 0) return "hanging";
   if (changed) return "off";
   if (state.probe !== "hanging") return state.probe;
   // Only progress, or a new view, proves that commits flow again.
@@ -620,6 +660,11 @@ function hearDone(turn: Turn, effect: DbServerEffect, error: string | null): voi
       log(turn, `${effect.do}_failed`, { error });
       return;
     case "evict":
+      evictTold(turn, effect, error);
+      return;
+    case "tune":
+      if (error !== null) log(turn, "tune_failed", { error });
+      return;
     case "form_primary":
     case "guard":
     case "log":

@@ -76,8 +76,10 @@ export type DbServerEffect =
   | { readonly do: "unfence"; readonly because: string }
   /** `pc.bootstrap=YES`, if on the same connection the view is still the expected one and non-Primary. */
   | { readonly do: "form_primary"; readonly expectedFingerprint: string; readonly epoch: number }
-  /** `evs.evict` each UUID; an empty list clears it. */
-  | { readonly do: "evict"; readonly uuids: readonly string[] }
+  /** The eviction list becomes exactly these; `anew`: it holds others, and is emptied first. */
+  | { readonly do: "evict"; readonly uuids: readonly string[]; readonly anew: boolean }
+  /** Sets the periods that an eviction waits for: evs.join_retrans_period, evs.keepalive_period. */
+  | { readonly do: "tune"; readonly periodMs: Millis }
   | { readonly do: "read_position" }
   /** Start mariadbd fenced, without gvwstate.dat; `reseed` sets its data aside first, so that it takes a full transfer. */
   | {

@@ -84,6 +84,7 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     epochSeen: durable.epochSeen,
     lastPrimary: state.lastPrimary,
     gcommUuid: state.gcommUuid,
+    ended: state.ended,
     writers: writersOf(state, now),
     pollAgeMs: status === null ? 0 : Math.max(0, Math.min(86_400_000, now - state.polledAt)),
     versions: {

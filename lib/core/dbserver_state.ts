@@ -82,6 +82,26 @@ export interface DbServerState {
   readonly viewSince: Millis;
   readonly lastPrimary: Report["lastPrimary"];
   readonly gcommUuid: string | null;
+  /** The process that was asked when it said so. */
+  readonly gcommOf: { readonly pid: number; readonly startTime: number } | null;
+  /** The mariadbd that ended last under this process's eyes. */
+  readonly ended: Report["ended"];
+
+  /** When a peer's report named a member of the view as ended, until a poll begun since has ended. */
+  readonly evidenceAt: Millis;
+  /** The eviction list of mariadbd, as told or as the last poll since has it. */
+  readonly evictList: readonly string[];
+  /** What it is being told at present. */
+  readonly telling: readonly string[] | null;
+  /** When telling last ended: polls begun before say nothing about the list. */
+  readonly toldListAt: Millis;
+  /** Since when somebody is being evicted; `Infinity` if nobody is. */
+  readonly evictSince: Millis;
+  readonly evictAgainAt: Millis;
+  /** Evicted in vain from the present view. */
+  readonly evictSpent: readonly string[];
+  /** When the periods may be set again. */
+  readonly tuneAt: Millis;
 
   readonly probe: Report["probe"];
   readonly probing: boolean;

@@ -15,7 +15,7 @@ import { readFileSync } from "node:fs";
 import { type Connection, type ConnectionOptions, createConnection } from "mysql2";
 import { describeError, MinderError } from "../errors.ts";
 import type { Member } from "../message/dbserver.ts";
-import { fingerprint, type WsrepStatus } from "../wsrep_status.ts";
+import { durationMs, fingerprint, type WsrepStatus } from "../wsrep_status.ts";
 
 /** Where the local mariadbd listens. */
 export type MysqlAddress =
@@ -110,11 +110,16 @@ export interface Mysql {
   unfence(): Promise<CommandResult>;
   formPrimary(expectedFingerprint: string): Promise<FormPrimaryResult>;
   /**
-   * Excludes each UUID; an empty list clears the list. It can promote: where all that is missing from
+   * Makes the eviction list these UUIDs; `anew` empties it first. It can promote: where all that is missing from
    * the last Primary view is evicted, the rest makes itself Primary again without pc.bootstrap, below
    * quorum too (1 of 2, measured twice: "re-bootstrapping prim from partitioned components").
    */
-  evict(uuids: readonly string[]): Promise<CommandResult>;
+  evict(list: {
+    readonly uuids: readonly string[];
+    readonly anew: boolean;
+  }): Promise<CommandResult>;
+  /** Sets evs.join_retrans_period and evs.keepalive_period, in ms. */
+  tune(periodMs: number): Promise<CommandResult>;
   setProviderOption(key: string, value: string): Promise<CommandResult>;
   /** One value of `wsrep_provider_options`, null if unknown. */
   providerOption(key: string): Promise<string | null>;
@@ -462,13 +467,21 @@ class LocalMysql implements Mysql {
     }
   }
 
-  async evict(uuids: readonly string[]): Promise<CommandResult> {
-    if (uuids.length === 0) return await this.setProviderOption("evs.evict", "");
-    for (const uuid of uuids) {
+  async evict(list: {
+    readonly uuids: readonly string[];
+    readonly anew: boolean;
+  }): Promise<CommandResult> {
+    for (const uuid of list.anew ? ["", ...list.uuids] : list.uuids) {
       const result = await this.setProviderOption("evs.evict", uuid);
       if (!result.ok) return result;
     }
     return { ok: true, error: null };
+  }
+
+  async tune(periodMs: number): Promise<CommandResult> {
+    const period = `PT${periodMs / 1000}S`;
+    const result = await this.setProviderOption("evs.join_retrans_period", period);
+    return result.ok ? await this.setProviderOption("evs.keepalive_period", period) : result;
   }
 
   async setProviderOption(key: string, value: string): Promise<CommandResult> {
@@ -780,6 +793,8 @@ export function statusFromRows(rows: PollRows): { status: WsrepStatus; torn: boo
       recvQueue: countOf(values.get("wsrep_local_recv_queue")) ?? 0,
       rejecting: rejectQueries != null && rejectQueries !== "NONE",
       readOnly: readOnly === "1",
+      joinRetransMs: durationMs(optionOf(options, "evs.join_retrans_period")),
+      keepaliveMs: durationMs(optionOf(options, "evs.keepalive_period")),
       evictList: values.get("wsrep_evs_evict_list")?.toLowerCase().match(UUID) ?? [],
       clientSessions: countOf(rows.count[0]?.[0]) ?? 0,
       serverVersion: wordOf(version),

@@ -95,6 +95,13 @@ export function readProcStat(pid: number): ProcStat | null {
   }
 }
 
+/** Does that very process still live, as the kernel says now. */
+export function isAlive(fact: ProcessFact): boolean {
+  if (fact.is !== "running") return false;
+  const stat = readProcStat(fact.pid);
+  return stat !== null && stat.startTime === fact.startTime && !/[ZX]/.test(stat.state);
+}
+
 /** The name stands in brackets and may itself hold brackets and blanks (proc(5)). */
 export function parseProcStat(text: string): ProcStat | null {
   const open = text.indexOf("(");

@@ -19,10 +19,14 @@ const SCRIPTS = join(import.meta.dir, "..", "..", "scripts");
 const ARBITRATOR_PORT = 9470;
 const SERVER_PORT = 9471;
 const CLIENT_PORT = 9472;
+/** As the example config asks for in my.cnf: a joiner uses them before its watchdog can set them. */
+const EVICT_OPTIONS = "evs.join_retrans_period=PT0.2S;evs.keepalive_period=PT0.2S";
 const READY_TIMEOUT_MS = 30_000;
 const ASK_TIMEOUT_MS = 1_000;
 
 export interface MindedOptions extends LabOptions {
+  /** How far evidence goes before Galera gives up on a server. @default "off" */
+  readonly evict?: ClusterConfig["evict"];
   /** Lines added to the config's [cluster] table, as `on_double_fault = "fence"`. */
   readonly cluster?: readonly string[];
   /** Lines of the config's [timing] table, as `lease_ms = 2000`. */
@@ -35,7 +39,13 @@ export interface MindedOptions extends LabOptions {
 
 /** Opens a lab for minders; nothing runs yet. @throws MinderError */
 export async function openMinded(name: string, options: MindedOptions = {}): Promise<Minded> {
-  const lab = await openLab(name, { ...options, notifyCommand });
+  const evicts = (options.evict ?? "off") !== "off";
+  const providerOptions = [options.providerOptions ?? "", evicts ? EVICT_OPTIONS : ""];
+  const lab = await openLab(name, {
+    ...options,
+    notifyCommand,
+    providerOptions: providerOptions.filter(Boolean).join(";"),
+  });
   const path = join(lab.directory, "cluster.toml");
   for (const kind of SECRETS) writeSecretFile(secretPath(lab, kind));
   writeFileSync(path, configText(lab, options));
@@ -76,7 +86,7 @@ function configText(lab: Lab, options: MindedOptions): string {
     "[cluster]",
     `name = ${quote(lab.name)}`,
     'primary_segment = "dc1"',
-    'evict = "off"',
+    `evict = ${quote(options.evict ?? "off")}`,
     ...(options.cluster ?? []),
     "[timing]",
     ...(options.timing ?? []),

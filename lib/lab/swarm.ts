@@ -185,6 +185,7 @@ function reportOf(config: ClusterConfig, view: Pick<Report, "members" | "fingerp
     primarySegment: config.primarySegment,
     probe: "flowing",
     gcommUuid: null,
+    ended: null,
     writers: 0,
     guard: false,
     diverged: false,

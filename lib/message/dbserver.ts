@@ -27,6 +27,14 @@ export const PositionSchema = v.strictObject({
 });
 export type Position = v.InferOutput<typeof PositionSchema>;
 
+/** A mariadbd that has ended, by the kernel's word: what it was in Galera, and which process it was. */
+export const EndedSchema = v.strictObject({
+  uuid: UuidSchema,
+  pid: CountSchema,
+  startTime: CountSchema,
+});
+export type Ended = v.InferOutput<typeof EndedSchema>;
+
 /** `db_status_report`: the whole state of one server, as its watchdog last saw it. */
 export const ReportSchema = v.strictObject({
   /** Rises with every report of this session; orders quote the one they were decided on. */
@@ -84,6 +92,8 @@ export const ReportSchema = v.strictObject({
   probe: v.picklist(["flowing", "hanging", "held", "off"]),
   /** `wsrep_gcomm_uuid` of this mariadbd, or of the last one that ran. */
   gcommUuid: v.nullable(UuidSchema),
+  /** The mariadbd that ended last under this watchdog's eyes; evidence for evicting it. */
+  ended: v.nullable(EndedSchema),
   /** Client minders that have it as their only writer, as their latest acks say. */
   writers: CountSchema,
   /** A guard process stands ready to kill an unfenced mariadbd of a dead watchdog. */

@@ -16,7 +16,7 @@ import {
 } from "../effects/datadir.ts";
 import type { Guard } from "../effects/guard.ts";
 import type { Mysql } from "../effects/mysql.ts";
-import type { ServerProcess } from "../effects/process.ts";
+import { isAlive, type ServerProcess } from "../effects/process.ts";
 import { describeError, unreachable } from "../errors.ts";
 import type { Clock } from "../wakeup.ts";
 
@@ -46,7 +46,12 @@ export async function performServer(
   const startedAt = clock.now();
   switch (effect.do) {
     case "poll": {
+      const asked = tools.process.current();
       const { status, error, unreachable } = await mysql.poll();
+      // Another mariadbd may have answered by now: what it says is not said of the one asked.
+      if (status !== null && !isAlive(asked)) {
+        return { on: "polled", startedAt, status: null, error: "It ended meanwhile", unreachable };
+      }
       return { on: "polled", startedAt, status, error, unreachable };
     }
     case "probe": {
@@ -76,7 +81,9 @@ export async function performServer(
     case "unfence":
       return done(effect, (await mysql.unfence()).error);
     case "evict":
-      return done(effect, (await mysql.evict(effect.uuids)).error);
+      return done(effect, (await mysql.evict(effect)).error);
+    case "tune":
+      return done(effect, (await mysql.tune(effect.periodMs)).error);
     case "start":
       return await attempt(effect, () => start(effect, tools));
     case "stop":

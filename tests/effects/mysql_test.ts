@@ -107,7 +107,7 @@ describe("without a server", () => {
       mysql.probe(1),
       mysql.fence(),
       mysql.formPrimary("x"),
-      mysql.evict([]),
+      mysql.evict({ uuids: [], anew: true }),
     ]);
     expect(poll.status).toBeNull();
     expect(poll.error).toContain("ENOENT");
@@ -381,7 +381,7 @@ describe.skipIf(made === null)("beside a mariadbd", () => {
       false,
     );
     expect((await mysql.setProviderOption("no.such_option", "1")).ok).toBe(false);
-    expect((await mysql.evict(["not a uuid"])).ok).toBe(false);
+    expect((await mysql.evict({ uuids: ["not a uuid"], anew: false })).ok).toBe(false);
     expect(await mysql.providerOption("no.such_option")).toBeNull();
   });
 
@@ -450,9 +450,11 @@ describe.skipIf(made === null)("beside a mariadbd", () => {
           const { primary, ready } = await status();
           return primary && ready;
         });
-        expect(await mysql.evict([peer?.uuid ?? ""])).toMatchObject({ ok: true });
+        expect(await mysql.evict({ uuids: [peer?.uuid ?? ""], anew: false })).toMatchObject({
+          ok: true,
+        });
         expect((await status()).evictList).toEqual([peer?.uuid ?? ""]);
-        expect(await mysql.evict([])).toMatchObject({ ok: true });
+        expect(await mysql.evict({ uuids: [], anew: true })).toMatchObject({ ok: true });
         expect((await status()).evictList).toEqual([]);
         await until("it commits", 2000, async () => (await mysql.probe(1)).outcome === "committed");
       } finally {

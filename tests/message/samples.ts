@@ -39,6 +39,7 @@ export const REPORT: ReportBody = {
     lastPrimary: { fingerprint: PRINT, synced: true },
     probe: "flowing",
     gcommUuid: MEMBER,
+    ended: { uuid: MEMBER, pid: 4711, startTime: 123_456 },
     writers: 3,
     guard: false,
     diverged: false,

@@ -678,6 +678,7 @@ describe("eviction", () => {
       [1, 1],
     ]);
     wait(story, 100);
+    for (const node of [0, 1, 2]) story.galera.tune(node, 200);
     const uuid = story.galera.status(3)?.gcommUuid ?? "";
     story.galera.kill(3, "SIGKILL");
     wait(story, 50);
@@ -714,6 +715,7 @@ describe("eviction", () => {
       [1, 1],
     ]);
     wait(story, 100);
+    for (const node of DC1) story.galera.tune(node, 200);
     const uuids = DC2.map((node) => story.galera.status(node)?.gcommUuid ?? "");
     cut(story, DC1, DC2);
     wait(story, 1500);

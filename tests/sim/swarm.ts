@@ -5,7 +5,7 @@
  * A run has three parts: trouble, healing, and a time within which one component has to serve with
  * all servers and equal rows.
  */
-import { type ClusterConfig, parseClusterConfig } from "../../lib/cluster_config.ts";
+import { type ClusterConfig, EVICT_CHOICES, parseClusterConfig } from "../../lib/cluster_config.ts";
 import { FAILED_STARTS_MAX } from "../../lib/core/dbserver_state.ts";
 import { GALERA_DEFAULTS, type GaleraOptions } from "./galera.ts";
 import type { Violation } from "./invariants.ts";
@@ -75,6 +75,8 @@ export interface Topology {
   readonly onDoubleFault: "stay" | "fence";
   /** Keys of the config's `timing`. @default none: as in production, but for a window of 60 s */
   readonly timing?: Readonly<Record<string, number>>;
+  /** @default "off" */
+  readonly evict?: ClusterConfig["evict"];
 }
 
 /** A story: all that a run depends on. */
@@ -239,6 +241,8 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
       weights,
       onDoubleFault: random.chance(0.75) ? "stay" : "fence",
       timing: draw(random, TIMINGS),
+      // A stream of its own: the rest of a seed\'s story is the same with and without.
+      evict: new Random(seed).fork().pick(EVICT_CHOICES),
     },
     galera: {
       interMs,
@@ -279,6 +283,7 @@ export function configOf(topology: Topology): ClusterConfig {
         name: "sim",
         primary_segment: "dc1",
         on_double_fault: topology.onDoubleFault,
+        evict: topology.evict ?? "off",
       },
       arbitrator: [{ serial: 1, host: "10.0.3.1" }],
       dbserver: servers,

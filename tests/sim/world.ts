@@ -764,10 +764,16 @@ export class World {
         return;
       case "evict":
         process.after(random.between(0.3, this.#slowness()), () => {
+          if (effect.anew && effect.uuids.length > 0) galera.evict(node, []);
           const error = galera.evict(node, effect.uuids);
           this.note(`${server.config.name}: evs.evict=${effect.uuids.join(",")} ${error ?? "OK"}`);
           done(error);
         });
+        return;
+      case "tune":
+        process.after(random.between(0.3, this.#slowness()), () =>
+          done(galera.tune(node, effect.periodMs)),
+        );
         return;
       case "read_position":
         process.after(random.between(50, 400), () => {

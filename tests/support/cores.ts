@@ -44,6 +44,7 @@ export interface CoreClusterOptions {
   readonly segments?: Readonly<Record<string, readonly string[]>>;
   /** pc.weight by name. @default 1 */
   readonly weights?: Readonly<Record<string, number>>;
+  readonly evict?: ClusterConfig["evict"];
   readonly onDoubleFault?: "stay" | "fence";
   /** In the spelling of the config file. */
   readonly timing?: Readonly<Record<string, number>>;
@@ -61,6 +62,7 @@ export function coreCluster(options: CoreClusterOptions = {}): ClusterConfig {
         name: "test",
         primary_segment: Object.keys(segments)[0] ?? "",
         on_double_fault: options.onDoubleFault ?? "stay",
+        evict: options.evict ?? "off",
       },
       timing: options.timing ?? {},
       arbitrator: [{ serial: 1, host: "10.0.0.100" }],
@@ -138,6 +140,7 @@ export function reportOf(config: ClusterConfig, name: string, seen: Seen = {}): 
     primarySegment: null,
     probe: inView ? "flowing" : "off",
     gcommUuid: uuidOf(name),
+    ended: null,
     writers: 0,
     guard: false,
     diverged: false,
@@ -194,6 +197,8 @@ export function statusOf(
     rejecting: !primary,
     readOnly: false,
     evictList: [],
+    joinRetransMs: 200,
+    keepaliveMs: 200,
     clientSessions: 0,
     serverVersion: "10.11.19",
     providerVersion: "26.4.23",
@@ -435,7 +440,8 @@ export class ServerStory {
     error: string | null = status === null ? "timeout" : null,
     unreachable = false,
   ) {
-    const named = status === null ? null : { ...status, gcommUuid: uuidOf(this.self.name) };
+    const named =
+      status === null ? null : { ...status, gcommUuid: status.gcommUuid ?? uuidOf(this.self.name) };
     return this.give({ on: "polled", startedAt: this.now, status: named, error, unreachable });
   }
 

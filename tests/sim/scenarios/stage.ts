@@ -18,6 +18,8 @@ export interface StageOptions {
   /** Weights of the servers of dc1 (a1, a2, …) and of dc2 (b1, b2, …). @default 2+2, all 1 */
   readonly weights?: Topology["weights"];
   readonly onDoubleFault?: Topology["onDoubleFault"];
+  /** @default "off" */
+  readonly evict?: Topology["evict"];
   /** @default 1 */
   readonly seed?: number;
   readonly galera?: Partial<GaleraOptions>;
@@ -59,6 +61,7 @@ export class Stage {
           [1, 1],
         ],
         onDoubleFault: options.onDoubleFault ?? "stay",
+        evict: options.evict ?? "off",
       }),
       random: new Random(options.seed ?? 1),
       galera: { interMs: this.#interMs, slowSuspectChance: 0, ...options.galera },
