@@ -39,8 +39,6 @@ export interface WsrepStatus {
   /** `evs.join_retrans_period` and `evs.keepalive_period`; null where the provider does not say. */
   readonly joinRetransMs: number | null;
   readonly keepaliveMs: number | null;
-  /** Client sessions other than the watchdog's own and system threads. */
-  readonly clientSessions: number;
   readonly serverVersion: string;
   readonly providerVersion: string;
 }

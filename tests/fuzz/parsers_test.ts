@@ -398,7 +398,6 @@ describe("what mariadbd says of itself", () => {
         maxLength: 2,
       },
     ),
-    count: fc.array(fc.tuple(cell), { maxLength: 2 }),
   });
 
   /** The report that a watchdog sends after such a poll. */

@@ -517,6 +517,12 @@ export class Galera {
     return proc?.sql === true && !proc.hung;
   }
 
+  /** Sessions of clients that wait for a commit there. */
+  clientSessions(node: number): number {
+    const pending = [...(this.procs[node]?.inFlight ?? [])];
+    return pending.filter(({ id, done }) => id > 0 && done !== null).length;
+  }
+
   /** What one poll says; null where nothing answers. */
   status(node: number): WsrepStatus | null {
     const proc = this.procs[node] ?? null;
@@ -524,8 +530,6 @@ export class Galera {
     const view = proc.view;
     const joining = proc.transfer !== null;
     const primary = view?.primary === true && (!joining || this.options.joinerSaysPrimary);
-    let clients = 0;
-    for (const pending of proc.inFlight) if (pending.id > 0 && pending.done !== null) clients++;
     return {
       primary,
       ready: primary && !joining,
@@ -547,7 +551,6 @@ export class Galera {
       evictList: proc.evictList,
       joinRetransMs: view === null ? null : proc.periodMs,
       keepaliveMs: view === null ? null : proc.periodMs,
-      clientSessions: clients,
       serverVersion: "10.11.19-MariaDB",
       providerVersion: "26.4.23",
     };

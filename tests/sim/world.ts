@@ -868,7 +868,7 @@ export class World {
       done(error);
       return;
     }
-    if ((this.galera.status(server.node)?.clientSessions ?? 0) > 0) {
+    if (this.galera.clientSessions(server.node) > 0) {
       if (process.now() >= until) done("client sessions are left");
       else process.after(5, () => this.#fence(server, until, done));
       return;

@@ -199,7 +199,6 @@ export function statusOf(
     evictList: [],
     joinRetransMs: 200,
     keepaliveMs: 200,
-    clientSessions: 0,
     serverVersion: "10.11.19",
     providerVersion: "26.4.23",
     ...changes,
