@@ -259,3 +259,9 @@ bench-clients *args:
 [no-exit-message]
 fuzz times="10":
     @FUZZ_RUNS=$((300 * {{ times }})) {{ quote(bun) }} test tests/fuzz
+
+# Hostile peers against live processes: N inputs, then what of them has changed
+[group('prove it')]
+[no-exit-message]
+fuzz-peers *args:
+    @{{ quote(bun) }} scripts/fuzz_peers.ts "$@"

@@ -49,7 +49,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
 ];
 
 /** Scripts that prove or measure something; the others run in production and only wire. */
-const TOOLS = /^scripts\/(bench_|measure_|race_|sim|mutants)/;
+const TOOLS = /^scripts\/(bench_|measure_|race_|sim|mutants|fuzz_)/;
 const SCRIPT_LINES_MAX = 150;
 const TOOL_LINES_MAX = 300;
 

@@ -140,7 +140,7 @@ function readRefusal(
   if (typeof value !== "object" || value === null) return unknown;
   const { reason, error } = value as { readonly reason?: unknown; readonly error?: unknown };
   return {
-    reason: typeof reason === "string" && /^[a-z_]{1,40}$/.test(reason) ? reason : "unknown",
+    reason: typeof reason === "string" && /^[a-z0-9_]{1,40}$/.test(reason) ? reason : "unknown",
     error: typeof error === "string" ? error.slice(0, 1000) : unknown.error,
   };
 }
