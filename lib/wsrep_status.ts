@@ -142,9 +142,11 @@ function compareWithConfig(
 export function isJoint(config: ClusterConfig, memberNames: ReadonlySet<string>): boolean {
   const kept = JOINT.get(memberNames);
   if (kept?.config === config) return kept.joint;
-  const joint = config.segments.every(
-    (segment) => countPresent(config, segment.name, memberNames) * 2 >= segment.servers.length,
-  );
+  const joint = config.segments.every(({ servers }) => {
+    let present = 0;
+    for (const { name } of servers) if (memberNames.has(name)) present++;
+    return 2 * present >= servers.length;
+  });
   JOINT.set(memberNames, { config, joint });
   return joint;
 }
@@ -164,16 +166,4 @@ export function holdsMajority(
     if (memberNames.has(server.name)) present++;
   }
   return present * 2 > size;
-}
-
-function countPresent(
-  config: ClusterConfig,
-  segment: string,
-  memberNames: ReadonlySet<string>,
-): number {
-  let present = 0;
-  for (const server of config.servers) {
-    if (server.segment === segment && memberNames.has(server.name)) present++;
-  }
-  return present;
 }

@@ -637,14 +637,14 @@ function promiseFor(
   }
   if (grant !== null) return `no promise: ${grant.segment} holds epoch ${grant.epoch}`;
   if (!isJoint(state.config, names)) return "no promise: Primary alone without a grant";
-  const flowing = new Set<string>();
-  for (const server of state.config.servers) {
-    const young = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
-    if (young?.fingerprint === report.fingerprint && young.probe !== "hanging") {
-      flowing.add(server.name);
+  const maxAgeMs = state.config.timing.suspectMs;
+  const flowing = state.config.segments.every(({ servers }) => {
+    let count = 0;
+    for (const server of servers) {
+      const young = youngReport(state, server.id, { now, maxAgeMs });
+      if (young?.fingerprint === report.fingerprint && young.probe !== "hanging") count++;
     }
-  }
-  return isJoint(state.config, flowing)
-    ? null
-    : "no promise: commits flow at less than half of a segment";
+    return 2 * count >= servers.length;
+  });
+  return flowing ? null : "no promise: commits flow at less than half of a segment";
 }

@@ -69,28 +69,30 @@ function standsAt(report: Report | null): Position | null {
 
 /** After a full outage: which server begins. */
 export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
+  const maxAgeMs = state.config.timing.suspectMs;
+  // Only where nobody is Primary, or may be: starting, silent to SQL, or open.
+  let down = 0;
+  let idle = 0;
+  for (const server of state.config.servers) {
+    const report = youngReport(state, server.id, { now, maxAgeMs });
+    if (report === null) continue;
+    if (report.running === "down") down++;
+    else if (report.running === "up" && report.primary === "no" && report.fenced) idle++;
+    else return { is: "none" };
+  }
+  if (down === 0) return { is: "none" };
   const { noted } = state.durable;
   const concerned = state.config.servers.filter(
     (server) =>
       !state.durable.retired.includes(server.id) &&
       (noted === null || noted.members.includes(server.name)),
   );
-  const maxAgeMs = state.config.timing.suspectMs;
   const heard = concerned.map((server) => {
     const report = youngReport(state, server.id, { now, maxAgeMs });
     // A word from before the noted view stood says nothing about what happened in it.
     const since = noted === null || (state.heard.get(server.id)?.at ?? 0) >= state.notedAt;
     return { server, report: since ? report : null };
   });
-  // Only where nobody is Primary, or may be: starting, silent to SQL, or open.
-  const young = state.config.servers.flatMap(
-    (server) => youngReport(state, server.id, { now, maxAgeMs }) ?? [],
-  );
-  const down = young.filter((report) => report.running === "down").length;
-  const idle = young.filter(
-    (report) => report.running === "up" && report.primary === "no" && report.fenced,
-  ).length;
-  if (down === 0 || down + idle < young.length) return { is: "none" };
   const silent = heard.filter(({ report }) => report === null).map(({ server }) => server.name);
   if (silent.length > 0) {
     // With survivors up, who may be promoted by their majority, this is no full outage.

@@ -190,12 +190,31 @@ export function clip(words: string): string {
 /** Computes the facts for one segment. */
 export function factsOf(state: ArbitratorState, segment: string, now: Millis): Facts {
   const found = findCandidate(state, segment, now);
-  const candidate = typeof found === "string" ? null : found;
   const person =
     state.person?.segment === segment && now < state.person.until ? state.person : null;
   const forced = person?.force === true;
-  const outside = candidate === null ? NOTHING_OUTSIDE : exclude(state, candidate, { now, forced });
   const grant = state.durable.grant;
+  const openElsewhere =
+    grant !== null && grant.segment !== segment
+      ? `${grant.segment} holds epoch ${grant.epoch}`
+      : null;
+  if (typeof found === "string") {
+    // In calm, at every report: what only a candidate is judged by is not computed.
+    return {
+      ...NO_CANDIDATE,
+      segment,
+      observing: state.observing ?? state.diskError,
+      restartWaitMs: Math.max(0, state.armedAt - now),
+      paused: state.durable.paused === null ? null : `paused: ${state.durable.paused}`,
+      orderOut: orderOut(state, now),
+      without: found,
+      basis: forced ? "forced" : "confirmed",
+      openElsewhere,
+      person,
+    };
+  }
+  const candidate = found;
+  const outside = exclude(state, candidate, { now, forced });
   const active = new Set(activeServers(state, segment));
   const counted = state.config.servers.filter(
     (server) =>
@@ -210,28 +229,32 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
     paused: state.durable.paused === null ? null : `paused: ${state.durable.paused}`,
     orderOut: orderOut(state, now),
     candidate,
-    without: typeof found === "string" ? found : "",
+    without: "",
     counted,
-    inCandidate: candidate?.reporting.filter((each) => active.has(each.server)).length ?? 0,
-    unsynced:
-      candidate?.reporting
-        .filter((each) => each.report.lastPrimary?.synced !== true)
-        .map((each) => each.server.name) ?? [],
+    inCandidate: candidate.reporting.filter((each) => active.has(each.server)).length,
+    unsynced: candidate.reporting
+      .filter((each) => each.report.lastPrimary?.synced !== true)
+      .map((each) => each.server.name),
     notExcluded: outside.notExcluded,
     basis: forced ? "forced" : outside.basis,
-    knowsNotedView: candidate !== null && knowsNewest(state, candidate),
-    openElsewhere:
-      grant !== null && grant.segment !== segment
-        ? `${grant.segment} holds epoch ${grant.epoch}`
-        : null,
-    better:
-      candidate === null || person?.allowDataLoss === true
-        ? null
-        : betterRival(state, candidate, { segment, now }),
+    knowsNotedView: knowsNewest(state, candidate),
+    openElsewhere,
+    better: person?.allowDataLoss === true ? null : betterRival(state, candidate, { segment, now }),
     flapping: flapping(state, candidate, { segment, now }),
     person,
   };
 }
+
+const NO_CANDIDATE = {
+  candidate: null,
+  counted: 0,
+  inCandidate: 0,
+  unsynced: [],
+  notExcluded: [],
+  knowsNotedView: false,
+  better: null,
+  flapping: null,
+} as const satisfies Partial<Facts>;
 
 /** Has the candidate a server of the noted view; with none noted, the most advanced of all servers. */
 function knowsNewest(state: ArbitratorState, candidate: Candidate): boolean {
@@ -302,20 +325,26 @@ export function findCandidate(
   segment: string,
   now: Millis,
 ): Candidate | string {
-  const byView = new Map<string, { server: DbServerConfig; report: Report }[]>();
+  const views: { server: DbServerConfig; report: Report }[][] = [];
+  const maxAgeMs = youngMs(state);
   for (const server of state.config.servers) {
-    const report = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
+    const report = youngReport(state, server.id, { now, maxAgeMs });
     if (report === null || report.running !== "up" || report.fingerprint === null) continue;
-    const view = byView.get(report.fingerprint);
-    if (view === undefined) byView.set(report.fingerprint, [{ server, report }]);
+    const { fingerprint } = report;
+    const view = views.find((each) => each[0]?.report.fingerprint === fingerprint);
+    if (view === undefined) views.push([{ server, report }]);
     else view.push({ server, report });
   }
   let best: { server: DbServerConfig; report: Report }[] = [];
-  for (const view of byView.values()) {
-    if (ofSegment(view, segment) > ofSegment(best, segment)) best = view;
+  let most = 0;
+  for (const view of views) {
+    const count = ofSegment(view, segment);
+    if (count <= most) continue;
+    best = view;
+    most = count;
   }
   const first = best[0];
-  if (first === undefined || ofSegment(best, segment) === 0) {
+  if (first === undefined) {
     return `no server of ${segment} reports a view`;
   }
   const own = best.filter((each) => each.server.segment === segment);

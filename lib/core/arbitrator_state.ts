@@ -189,9 +189,9 @@ export function youngReport(
 
 /** Servers of a segment that have a say: retired ones do not. */
 export function activeServers(state: ArbitratorState, segment: string): readonly DbServerConfig[] {
-  return state.config.servers.filter(
-    (server) => server.segment === segment && !state.durable.retired.includes(server.id),
-  );
+  const { retired } = state.durable;
+  const own = state.config.segments.find(({ name }) => name === segment)?.servers ?? [];
+  return retired.length === 0 ? own : own.filter((server) => !retired.includes(server.id));
 }
 
 export function namesOf(report: Report): ReadonlySet<string> {

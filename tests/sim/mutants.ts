@@ -161,8 +161,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: "lib/wsrep_status.ts",
-        from: "countPresent(config, segment.name, memberNames) * 2 >= segment.servers.length",
-        to: "countPresent(config, segment.name, memberNames) > 0",
+        from: "return 2 * present >= servers.length",
+        to: "return present > 0",
       },
     ],
   },
@@ -618,8 +618,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: OUTAGE,
-        from: 'if (down === 0 || down + idle < young.length) return { is: "none" };',
-        to: 'if (down === 0 || idle < 0) return { is: "none" };',
+        from: '    else return { is: "none" };\n',
+        to: "",
       },
     ],
   },

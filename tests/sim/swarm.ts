@@ -167,8 +167,8 @@ const HEAVY: Shares<Topology["weights"]> = [
 
 /** Production's timing, and sparser or denser ones that the config takes as well. */
 const TIMINGS: Shares<Readonly<Record<string, number>>> = [
-  [3, {}],
-  [2, { poll_fast_ms: 60 }],
+  [1, {}],
+  [2, { poll_fast_ms: 100 }],
   [
     3,
     { poll_fast_ms: 150, poll_interval_ms: 800, probe_interval_ms: 800, report_interval_ms: 800 },
