@@ -721,7 +721,10 @@ function protect(turn: Turn): void {
   const closed = state.process.is === "stopped" || (state.closed && state.gating !== "unfence");
   const right = rightOf(state, now);
   if (!closed && !right.ok) return;
-  const wanted = state.process.is === "running" && isHeavy(state);
+  // One that runs goes on; but none is begun outside Primary, where the fence stands and every
+  // millisecond of a processor belongs to the decision.
+  const begins = state.status?.primary === true || guardTold?.wanted === true;
+  const wanted = state.process.is === "running" && isHeavy(state) && begins;
   const until = right.ok && !closed ? right.until + state.config.timing.fenceMs : null;
   // A holder that stays without a lease has no deadline.
   const killAt = wanted && until !== null && Number.isFinite(until) ? until : null;
