@@ -9,6 +9,8 @@ export interface SystemdPaths {
   readonly config: string;
   /** System user of the watchdog; mariadbd's own user may read and mend its data directory. */
   readonly user: string;
+  /** A watchdog whose loop stands still for so long is killed and started anew. */
+  readonly stallMs: number;
 }
 
 /** Arguments file of a unit, on a file system that a restart empties. */
@@ -41,6 +43,11 @@ After=network-online.target
 StartLimitIntervalSec=0
 
 [Service]
+Type=notify
+# By then its rights have run out: one that stands still longer fences nothing and helps nobody.
+WatchdogSec=${paths.stallMs}ms
+# No core dump, and nothing that a process which hangs could keep waiting.
+WatchdogSignal=SIGKILL
 User=${paths.user}
 ExecStart=${paths.bun} --smol ${paths.root}/scripts/server.ts --config ${paths.config} --node ${server.id}
 RuntimeDirectory=galera-minder

@@ -30,6 +30,7 @@ async function main(): Promise<number> {
     root: join(import.meta.dir, ".."),
     config: resolve(configPath(values.config)),
     user,
+    stallMs: config.timing.leaseMs + config.timing.fenceMs,
   };
   console.log(
     [

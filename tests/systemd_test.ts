@@ -14,6 +14,7 @@ const paths = {
   root: "/opt/galera-minder",
   config: "/etc/galera-minder/cluster.toml",
   user: "mysql",
+  stallMs: 4_000,
 };
 
 test("a start goes through the gate, and is fenced whatever the arguments file says", () => {
@@ -33,6 +34,13 @@ test("the watchdog's own end does not end mariadbd, and it is restarted for ever
   expect(text).toContain("User=mysql\n");
   expect(text).toContain("Restart=always\n");
   expect(text).not.toMatch(/BindsTo|PartOf|Requires/);
+});
+
+test("a watchdog that stands still is killed by systemd, and mariadbd is not told", () => {
+  const text = watchdogUnit(server, paths);
+  expect(text).toContain("Type=notify\n");
+  expect(text).toContain("WatchdogSec=4000ms\n");
+  expect(text).toContain("WatchdogSignal=SIGKILL\n");
 });
 
 test("rights are for this unit and this user only", () => {

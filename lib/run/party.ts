@@ -19,6 +19,7 @@ import { type PartyId, partyType } from "../message/envelope.ts";
 import { tokenBuckets } from "../rate.ts";
 import { signingKey } from "../seal.ts";
 import { type Clock, systemWakeup } from "../wakeup.ts";
+import { notifierOfProcess, supervise } from "./supervised.ts";
 
 /** An effect without a time limit of its own ends within this. */
 export const EFFECT_LIMIT_MS = 10_000;
@@ -175,9 +176,14 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
   const onHangup = (): void => secrets?.reload();
   if (secrets !== null) process.on("SIGHUP", onHangup);
   log.info("started", { host, port, controlSocket: options.controlSocket, config: config.version });
+  const supervisor = supervise(loop, notifierOfProcess(), () => {
+    const { phase, because } = options.phaseOf(loop.state().core);
+    return `${phase}: ${because}`;
+  });
 
   async function stop(): Promise<void> {
     log.info("stopping");
+    supervisor.stopping();
     // Requests under way get their answers from the loop; no new ones come in.
     for (const server of servers) void server.stop(false);
     await loop.stop(STOP_MS);
