@@ -220,7 +220,7 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
   for (const kind of SEGMENT_KINDS) if (kinds.includes(kind)) kinds.push(kind, kind);
   const count = 1 + random.int(random.chance(0.2) ? 9 : 4);
   const faults: Fault[] = [];
-  const meanGapMs = random.pick([200, 1000, 3000, 6000]);
+  const meanGapMs = random.pick([150, 700, 2000, 5000]);
   const meanLengthMs = random.pick([800, 3000, 9000]);
   // Most stories begin long after everybody has started.
   const ageMs = random.chance(0.75) ? 60_000 : 0;
@@ -256,12 +256,12 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
       gcacheMissChance: random.chance(0.1) ? 0.3 : 0,
       istRefusedChance: random.chance(0.5) ? 0 : 0.5,
     },
-    writeEveryMs: random.pick([60, 200, 500]),
+    writeEveryMs: random.pick([80, 250, 600]),
     interMs,
     ageMs,
     patience: draw(random, PATIENCES),
     faults,
-    healAtMs: Math.round(atMs + random.between(300, random.chance(0.3) ? 12_000 : 5000)),
+    healAtMs: Math.round(atMs + random.between(300, random.chance(0.2) ? 12_000 : 3500)),
   };
 }
 

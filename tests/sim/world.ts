@@ -489,6 +489,8 @@ export class World {
       const mariadbdFirst = this.random.chance(0.5);
       if (mariadbdFirst && index < this.servers.length) this.galera.resume(index);
       this.schedule.after(this.random.between(0, 50), () => {
+        // It may be standing still again, or have lost its power: then its next start is another's.
+        if (!host.on || host.suspended) return;
         if (!mariadbdFirst && index < this.servers.length) this.galera.resume(index);
         if (process?.alive === true) {
           const suspended = { on: "suspended", forMs: stoodMs } as const;
