@@ -172,6 +172,8 @@ export const EVICT_CHOICES = ["off", "confirmed"] as const;
 export const SERVERS_MAX = 64;
 /** Largest number of client minders. */
 export const CLIENTS_MAX = 256;
+/** In calm a watchdog sends client minders one message in this time: fifty a second. */
+const CLIENT_MESSAGE_MS = 20;
 /** Reports that must fit into one lease, so that two may be lost without losing it. */
 export const REPORTS_PER_LEASE = 3;
 
@@ -195,6 +197,22 @@ export const TIMING_DEFAULTS: Timing = Object.freeze({
   evictPeriodMs: 200,
   reconcileIntervalMs: 2000,
 });
+
+/**
+ * Every how many of its reports a watchdog tells one client minder in calm; changes it tells all at
+ * once. One for up to 25 client minders at the default interval, eight for 200.
+ */
+export function clientTurns({
+  timing,
+  clients,
+}: Pick<ClusterConfig, "timing" | "clients">): number {
+  return Math.max(1, Math.ceil((CLIENT_MESSAGE_MS * clients.length) / timing.reportIntervalMs));
+}
+
+/** How often a client minder hears each watchdog in calm. */
+export function clientIntervalMs(config: Pick<ClusterConfig, "timing" | "clients">): number {
+  return clientTurns(config) * config.timing.reportIntervalMs;
+}
 
 /** Every other default, by table and key as the config spells them; null where nothing is the default. */
 export const CONFIG_DEFAULTS = Object.freeze({

@@ -454,8 +454,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     ownFlights(work).splice(index, 1);
     const { result } = event;
     if (!("status" in result)) {
+      const first = correspondentOf(work, flight.peer).lastError === null;
       failed(work, flight, "post.failed", result.error);
-      hurry(work, flight);
+      if (first) hurry(work, flight);
     } else if ("message" in result) answered(work, flight, result.status, result.message);
     else if (result.status === 410) superseded(work, flight, result.reason);
     else failed(work, flight, `post.status_${result.status}`, result.error);
@@ -468,7 +469,10 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     if (!flight.answered) change(work, flight.peer, { lastError: error });
   }
 
-  /** A kept-alive connection that the peer has closed fails at once: the first attempt is followed soon. */
+  /**
+   * A kept-alive connection that the peer has closed fails at once: that attempt is followed soon. For a
+   * peer that was not there before either, the usual times do: hundreds may be away.
+   */
   function hurry(work: Work<S, F>, flight: Flight): void {
     const { outbox } = correspondentOf(work, flight.peer);
     const outgoing = byVerb(outbox, flight.body.verb);

@@ -280,7 +280,9 @@ async function readBody(
     reason: "too_large",
     error: `A message has at most ${maxBytes} bytes`,
   };
-  if (Number(request.headers.get("content-length") ?? 0) > maxBytes) return tooLarge;
+  const stated = request.headers.get("content-length");
+  if (Number(stated ?? 0) > maxBytes) return tooLarge;
+  if (stated !== null && Number(stated) > 0) return await readStated(request, tooLarge, timeoutMs);
   if (request.body === null) return new Uint8Array();
   const reader = request.body.getReader();
   let late = false;
@@ -304,12 +306,36 @@ async function readBody(
   } finally {
     clearTimeout(timer);
   }
-  if (late) {
-    const error = `The body did not come within ${timeoutMs} ms`;
-    return { status: 408, reason: "body_late", error };
-  }
+  if (late) return bodyLate(timeoutMs);
   const [only] = chunks;
   return chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks);
+}
+
+/**
+ * A body whose length is stated within the bound: HTTP ends it there, so it can be taken as a whole,
+ * at half the cost of a stream.
+ */
+async function readStated(
+  request: Request,
+  tooLarge: Refusal,
+  timeoutMs: number,
+): Promise<Uint8Array | Refusal> {
+  const stated = Number(request.headers.get("content-length"));
+  const { promise: late, resolve } = Promise.withResolvers<Refusal>();
+  const timer = setTimeout(() => resolve(bodyLate(timeoutMs)), timeoutMs);
+  try {
+    const body = await Promise.race([request.bytes(), late]);
+    return body instanceof Uint8Array && body.length > stated ? tooLarge : body;
+  } catch (error) {
+    return { status: 400, reason: "body_broken", error: describeError(error) };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function bodyLate(timeoutMs: number): Refusal {
+  const error = `The body did not come within ${timeoutMs} ms`;
+  return { status: 408, reason: "body_late", error };
 }
 
 /** Tells the sender to stop; there is nothing to be done where it has gone already. */

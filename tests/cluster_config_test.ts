@@ -4,6 +4,8 @@ import {
   ClusterDocumentSchema,
   CONFIG_DEFAULTS,
   checkClusterConfig,
+  clientIntervalMs,
+  type DbClientConfig,
   defaultStateDir,
   parseClusterConfig,
   SERVERS_MAX,
@@ -100,6 +102,15 @@ describe("parseClusterConfig()", () => {
     const config = parseClusterConfig({ version, cluster, arbitrator, dbserver }, "test");
     expect(config.timing).toEqual(TIMING_DEFAULTS);
     expect(config.clients).toEqual([]);
+  });
+
+  test("derives how often a client minder hears each watchdog: fifty messages a second for all", () => {
+    const { timing } = parseClusterConfig(smallest(), "test");
+    const intervals = [0, 1, 25, 26, 200, 256].map((count) => {
+      const clients = Array.from({ length: count }, () => ({}) as DbClientConfig);
+      return clientIntervalMs({ timing, clients });
+    });
+    expect(intervals).toEqual([500, 500, 500, 1000, 4000, 5500]);
   });
 
   test("derives segments, the outwait, look-ups and URLs", () => {

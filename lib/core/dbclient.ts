@@ -6,7 +6,13 @@
  * Silence is judged by comparison. A server unheard while others speak is asked, then taken out; if
  * nobody speaks, the fault is as likely here as there, and the table stays as it is.
  */
-import type { ClusterConfig, DbClientConfig, DbServerConfig } from "../cluster_config.ts";
+import {
+  type ClusterConfig,
+  clientIntervalMs,
+  clientTurns,
+  type DbClientConfig,
+  type DbServerConfig,
+} from "../cluster_config.ts";
 import { MinderError, unreachable } from "../errors.ts";
 import type { Ack, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
@@ -321,8 +327,22 @@ function saysNothingNew(
   const { config } = before;
   if (isUnanswered(config, old.report) !== isUnanswered(config, known.report)) return false;
   for (const field of JUDGED) if (old.report[field] !== known.report[field]) return false;
+  const askedAt = now - askAfterMs(before.config);
+  const calm = oneView(before);
   const overdueAt = now - overdueAfterMs(before.config);
-  for (const { heardAt } of before.known.values()) if (heardAt <= overdueAt) return false;
+  for (const { heardAt, hangsSince } of before.known.values()) {
+    if (hangsSince !== null || heardAt <= (calm ? askedAt : overdueAt)) return false;
+  }
+  return true;
+}
+
+/** Have all been heard, and in one and the same view: then nobody's absence from it can be news. */
+function oneView({ known }: DbClientState): boolean {
+  let view: string | null | undefined;
+  for (const { report } of known.values()) {
+    if (report === null || (view !== undefined && report.fingerprint !== view)) return false;
+    view = report.fingerprint;
+  }
   return true;
 }
 
@@ -356,10 +376,23 @@ function lagOf(
 
 // Silence
 
-/** Two reports missing: ask. */
-function askAfterMs({ timing }: ClusterConfig): Millis {
-  return Math.min(2 * timing.reportIntervalMs, timing.suspectMs);
+/** One report missing, and the time of another: ask. */
+function askAfterMs(config: ClusterConfig): Millis {
+  const { reportIntervalMs } = config.timing;
+  return Math.min(clientIntervalMs(config) + reportIntervalMs, silentAfterMs(config));
 }
+
+/** Silent, if others speak: unheard for suspectMs, and for two reports and the time of two more. */
+function silentAfterMs(config: ClusterConfig): Millis {
+  const { suspectMs, reportIntervalMs } = config.timing;
+  const turns = clientTurns(config);
+  return turns === 1 ? suspectMs : Math.max(suspectMs, (turns + 3) * reportIntervalMs);
+}
+
+/**
+ * Overdue by the time of half a report. What it is for is judged by the others' views, of which they
+ * tell at once, whosever turn it is: so it counts the reports and not the turns.
+ */
 
 function overdueAfterMs({ timing }: ClusterConfig): Millis {
   return 1.5 * timing.reportIntervalMs;
@@ -371,9 +404,9 @@ function lastHeardAt(state: DbClientState): Millis {
   return last;
 }
 
-/** Nobody has been heard for suspectMs. */
+/** Nobody has been heard for as long as makes one server silent. */
 function isQuiet(state: DbClientState, now: Millis): boolean {
-  return now - lastHeardAt(state) > state.config.timing.suspectMs;
+  return now - lastHeardAt(state) > silentAfterMs(state.config);
 }
 
 /** From when on a server's silence counts: it is nobody's fault while nobody is heard. */
@@ -398,13 +431,13 @@ function factsOf(state: DbClientState, server: DbServerConfig, now: Millis): Ser
   const overdue = quietMs >= overdueAfterMs(config);
   return {
     report: known.report,
-    silent: quietMs >= config.timing.suspectMs && othersSpokeSince(state, known),
+    silent: quietMs >= silentAfterMs(config) && othersSpokeSince(state, known),
     overdue,
     // Who speaks for itself needs no one else's word.
     listed:
       known.report !== null && !overdue
         ? "unknown"
-        : listedBy(server, state.known, now - config.timing.suspectMs),
+        : listedBy(server, state.known, now - silentAfterMs(config)),
     unanswered: isUnanswered(config, known.report),
     hangs:
       known.hangsSince !== null &&
@@ -470,7 +503,7 @@ function firstFitAt(state: DbClientState, now: Millis): Millis {
 function canJudge(state: DbClientState, now: Millis): boolean {
   if (state.speakingSince === null || isQuiet(state, now)) return false;
   if (state.target !== null) return true;
-  if (now - state.speakingSince >= state.config.timing.suspectMs) return true;
+  if (now - state.speakingSince >= silentAfterMs(state.config)) return true;
   return [...state.known.values()].every(({ report }) => report !== null);
 }
 
@@ -561,8 +594,8 @@ function keepOrYield(
  * A move is known to all minders within two reports (its ack, and the count in the next one); by
  * then a vote that seemed lost because others moved first has settled.
  */
-function agreeMs({ timing }: ClusterConfig): Millis {
-  return Math.max(AGREE_MIN_MS, 4 * timing.reportIntervalMs);
+function agreeMs(config: ClusterConfig): Millis {
+  return Math.max(AGREE_MIN_MS, 4 * clientIntervalMs(config));
 }
 
 /** The one that a single writer's client has been given; null for other policies. */
@@ -633,16 +666,19 @@ function takeApplied(
 /** The next moment at which any of the durations above ends. */
 function nextDueAt(state: DbClientState, now: Millis): Millis {
   const { timing } = state.config;
+  const silentMs = silentAfterMs(state.config);
+  const agreed = oneView(state);
   const cutMs = state.client.drainCutMs ?? Number.POSITIVE_INFINITY;
-  // One more than the limit, where being quiet needs more than suspectMs.
-  const moments: Millis[] = [lastHeardAt(state) + timing.suspectMs + 1];
+  // One more than the limit, where being quiet needs more than that.
+  const moments: Millis[] = [lastHeardAt(state) + silentMs + 1];
   if (state.target !== null) moments.push(state.reconcileAt);
   if (state.outvotedSince !== null) moments.push(state.outvotedSince + agreeMs(state.config));
-  if (state.speakingSince !== null) moments.push(state.speakingSince + timing.suspectMs);
+  if (state.speakingSince !== null) moments.push(state.speakingSince + silentMs);
   for (const known of state.known.values()) {
     const since = silentSince(state, known);
     moments.push(Math.max(known.heardAt, known.askedAt) + askAfterMs(state.config));
-    moments.push(since + overdueAfterMs(state.config), since + timing.suspectMs);
+    moments.push(since + silentMs);
+    if (!agreed) moments.push(since + overdueAfterMs(state.config));
     if (known.hangsSince !== null) moments.push(known.hangsSince + timing.probeTimeoutMs);
     if (known.loaded && known.calmSince !== null) moments.push(known.calmSince + CALM_MS);
     if (known.fitSince !== null) moments.push(known.fitSince + STEADY_MS);

@@ -14,7 +14,7 @@ import type { Answered, Core, Millis, Step } from "./core.ts";
 import { bringsEvidence, endedMembers, evict, evictDueAt, evictTold } from "./dbserver_evict.ts";
 import type { DbServerEffect, DbServerEvent, ServerDurable } from "./dbserver_io.ts";
 import { continueOrder, formed, hearOrder, orderWritten } from "./dbserver_orders.ts";
-import { buildReport, differs, newsOf } from "./dbserver_report.ts";
+import { buildReport, clientsInTurn, differs, newsOf } from "./dbserver_report.ts";
 import {
   type DbServerState,
   FAILED_STARTS_MAX,
@@ -154,6 +154,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     sent: [],
     lastReport: null,
     reportAt: now,
+    clientTurn: 0,
   };
 }
 
@@ -1007,13 +1008,15 @@ function look(turn: Turn): void {
 function tell(turn: Turn): void {
   answerWaiting(turn);
   const { state, now } = turn;
-  const due = now >= state.reportAt;
-  if (!due && state.lastReport !== null && !differs(state.lastReport, newsOf(state, now))) return;
+  const news = state.lastReport === null || differs(state.lastReport, newsOf(state, now));
+  if (now < state.reportAt && !news) return;
   const next = buildReport(state, now, state.reportNumber + 1);
   number(turn, next);
-  set(turn, { reportAt: now + state.config.timing.reportIntervalMs });
+  const clientTurn = state.clientTurn + 1;
+  set(turn, { reportAt: now + state.config.timing.reportIntervalMs, clientTurn });
   const body = { verb: "db_status_report", parameters: next } as const;
-  const { arbitrators, servers, clients } = state.config;
+  const { arbitrators, servers } = state.config;
+  const clients = clientsInTurn(state.config, news ? "all" : clientTurn);
   for (const parties of [arbitrators, servers, clients]) {
     for (const { id: to } of parties) {
       if (to === state.self.id) continue;

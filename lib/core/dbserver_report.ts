@@ -1,4 +1,10 @@
 /** Builds a server's report from what its watchdog holds. */
+import {
+  type ClusterConfig,
+  clientIntervalMs,
+  clientTurns,
+  type DbClientConfig,
+} from "../cluster_config.ts";
 import type { Report } from "../message/dbserver.ts";
 import { words } from "../message/mod.ts";
 import { groupOf } from "../wsrep_status.ts";
@@ -96,9 +102,19 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
   };
 }
 
+/** The client minders that hear a report: all hear news, otherwise each in its turn. */
+export function clientsInTurn(
+  config: ClusterConfig,
+  turn: number | "all",
+): readonly DbClientConfig[] {
+  const turns = clientTurns(config);
+  if (turn === "all" || turns === 1) return config.clients;
+  return config.clients.filter((_, index) => index % turns === turn % turns);
+}
+
 /** An ack comes with every report; whoever has missed three no longer counts. */
 function writersOf({ clientWriters, config, self }: DbServerState, now: Millis): number {
-  const youngMs = 3 * config.timing.reportIntervalMs;
+  const youngMs = 3 * clientIntervalMs(config);
   let writers = 0;
   for (const { writer, at } of clientWriters.values()) {
     if (writer === self.name && now - at <= youngMs) writers++;

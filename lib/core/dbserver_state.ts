@@ -200,6 +200,8 @@ export interface DbServerState {
   readonly sent: readonly { readonly number: number; readonly at: Millis }[];
   readonly lastReport: Report | null;
   readonly reportAt: Millis;
+  /** Reports sent, by which client minders take turns: with hundreds, not all hear each one. */
+  readonly clientTurn: number;
 }
 
 /** The right to serve, or why there is none. */

@@ -11,6 +11,7 @@ import {
 } from "../message/envelope.ts";
 import { type Body, decodeMessage, encodeMessage, type Message } from "../message/mod.ts";
 import { type AskedSeal, isReplyTo, SEAL_HEADER, type SealKey, sealRequest } from "../seal.ts";
+import { type ClientTls, exchange } from "./http_client.ts";
 
 /** What became of a post: a reply, a refusal, or no answer that can be read. */
 export type HttpResult =
@@ -37,65 +38,35 @@ export interface HttpPost {
   readonly tls?: ClientTls | null;
 }
 
-/** What a sender needs for TLS, as PEM. */
-export interface ClientTls {
-  readonly ca: string;
-  readonly cert?: string;
-  readonly key?: string;
-}
-
-/** Posts one message. Never rejects; connections are kept alive and used again by the runtime. */
+/** Posts one message, over a connection kept for that peer. Never rejects. */
 export async function postMessage(post: HttpPost): Promise<HttpResult> {
-  const { url, message, timeoutMs, replyMaxBytes = BODY_MAX_BYTES } = post;
-  // Messages between the parties never go through a proxy that the environment may name.
-  process.env["NO_PROXY"] = "*";
+  const { url, unix, message, signal, key = null, tls = null } = post;
+  const replyMaxBytes = post.replyMaxBytes ?? BODY_MAX_BYTES;
   const sent = encodeMessage(message);
-  const { key = null, tls = null } = post;
   const asked = key === null ? null : { key, seal: sealRequest(key, sent) };
-  // One controller and one timer that is cleared: signals with a timeout of their own live on until
-  // it is over, twenty at a time with five peers.
-  const controller = new AbortController();
-  const abort = (): void => controller.abort();
-  let late = false;
-  const timer = setTimeout(
-    () => {
-      late = true;
-      abort();
-    },
-    Math.max(1, Math.ceil(timeoutMs)),
-  );
-  if (post.signal?.aborted === true) abort();
-  post.signal?.addEventListener("abort", abort);
   try {
-    const response = await fetch(url, {
-      method: "POST",
+    const { status, headers, body } = await exchange({
+      url: new URL(url),
       headers: {
         "content-type": "application/json",
         ...(asked === null ? {} : { [SEAL_HEADER]: asked.seal }),
       },
       body: sent,
-      // A redirect would hand the message to a party that the config does not name.
-      redirect: "manual",
-      signal: controller.signal,
-      ...(post.unix === undefined ? {} : { unix: post.unix }),
-      ...(tls === null ? {} : { tls: { ...tls, rejectUnauthorized: true } }),
+      timeoutMs: Math.max(1, Math.ceil(post.timeoutMs)),
+      replyMaxBytes,
+      tls,
+      ...(unix === undefined ? {} : { unix }),
+      ...(signal === undefined ? {} : { signal }),
     });
-    const body = await readReply(response, replyMaxBytes);
-    if (body === null) return { error: `The reply has more than ${replyMaxBytes} bytes` };
-    const { status } = response;
     if (asked !== null) {
-      const seal = response.headers.get(SEAL_HEADER);
+      const seal = headers.get(SEAL_HEADER) ?? null;
       const flaw = unproven(asked, seal, status, body);
       const excused = seal === null && post.unsigned === true;
       if (flaw !== null && !excused) return { error: flaw };
     }
     return readResult(status, body, replyMaxBytes);
   } catch (error) {
-    if (late) return { error: `No reply within ${Math.round(timeoutMs)} ms` };
     return { error: describeError(error) };
-  } finally {
-    clearTimeout(timer);
-    post.signal?.removeEventListener("abort", abort);
   }
 }
 
@@ -143,23 +114,6 @@ function readRefusal(
     reason: typeof reason === "string" && /^[a-z0-9_]{1,40}$/.test(reason) ? reason : "unknown",
     error: typeof error === "string" ? error.slice(0, 1000) : unknown.error,
   };
-}
-
-/** The body within its bound; null if it has more. */
-async function readReply(response: Response, maxBytes: number): Promise<Uint8Array | null> {
-  if (response.body === null) return new Uint8Array();
-  const reader = response.body.getReader();
-  const chunks: Uint8Array[] = [];
-  let size = 0;
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    size += part.value.length;
-    if (size > maxBytes) {
-      await reader.cancel();
-      return null;
-    }
-    chunks.push(part.value);
-  }
-  return Buffer.concat(chunks);
 }
 
 /** A question or order of a one-shot process: a script, or the notify handler. */

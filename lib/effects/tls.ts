@@ -2,7 +2,7 @@
 import { readFileSync, statSync } from "node:fs";
 import type { TlsConfig } from "../cluster_config.ts";
 import { MinderError } from "../errors.ts";
-import type { ClientTls } from "./http.ts";
+import type { ClientTls } from "./http_client.ts";
 
 /** Certificate, key and authority as PEM. */
 export interface TlsFiles {

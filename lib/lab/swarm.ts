@@ -15,6 +15,7 @@ import {
   step,
 } from "../core/dbclient.ts";
 import type { Placed, Target } from "../core/dbclient_policy.ts";
+import { clientsInTurn } from "../core/dbserver_report.ts";
 import { type Balancer, startReconciler, type Table } from "../effects/balancer.ts";
 import { MinderError } from "../errors.ts";
 import { createLog, type Log } from "../log.ts";
@@ -94,8 +95,14 @@ export interface Peer {
   stop(): Promise<void>;
 }
 
-/** Starts the watchdogs of all servers. */
-export function startPeers(config: ClusterConfig): ReadonlyMap<string, Peer> {
+/** Whom one of several processes plays: every `of`th, beginning with the `part`th. */
+export interface Share {
+  readonly part: number;
+  readonly of: number;
+}
+
+/** Starts this process's share of the watchdogs. */
+export function startPeers(config: ClusterConfig, share: Share): ReadonlyMap<string, Peer> {
   const members: readonly Member[] = config.servers.map(({ name, serial }) => ({
     name,
     uuid: `00000000-0000-4000-8000-${String(serial).padStart(12, "0")}`,
@@ -103,7 +110,8 @@ export function startPeers(config: ClusterConfig): ReadonlyMap<string, Peer> {
   const fingerprint = `${STATE_UUID}/P/${members.map(({ uuid }) => uuid).join("+")}`;
   const clock = systemClock();
   return new Map(
-    config.servers.map((server, index) => {
+    config.servers.flatMap((server, index): (readonly [string, Peer])[] => {
+      if (index % share.of !== share.part) return [];
       const party = startParty<PeerState, PeerEvent, PeerEffect>({
         config,
         self: server.id,
@@ -126,7 +134,7 @@ export function startPeers(config: ClusterConfig): ReadonlyMap<string, Peer> {
         log: quiet(server.id),
       });
       const change = (changes: Partial<Report>): void => party.loop.tell({ on: "change", changes });
-      return [server.name, { change, stop: () => party.stop() }];
+      return [[server.name, { change, stop: () => party.stop() }]];
     }),
   );
 }
@@ -147,7 +155,7 @@ function stepPeer(
   const report: Report = { ...state.report, ...changes, reportNumber: number };
   return {
     state: { report, dueAt: now + config.timing.reportIntervalMs },
-    effects: config.clients.map(({ id }) => ({
+    effects: clientsInTurn(config, changes === null ? number : "all").map(({ id }) => ({
       do: "send",
       to: id,
       body: { verb: "db_status_report", parameters: report },
@@ -197,11 +205,19 @@ function reportOf(config: ClusterConfig, view: Pick<Report, "members" | "fingerp
 
 // Client minders
 
+/** Called as a table's entry changes. */
+export type OnWord = (server: string, word: string) => void;
+
 /** A balancer that is a table in memory. */
 class MemoryBalancer implements Balancer {
   readonly description = "a table in memory";
   readonly cut = null;
   readonly words = new Map<string, string>();
+  readonly #onWord: OnWord;
+
+  constructor(onWord: OnWord) {
+    this.#onWord = onWord;
+  }
 
   word(place: Placed["place"]): string {
     return place.as === "up" ? `up ${place.weight}` : place.as;
@@ -215,7 +231,10 @@ class MemoryBalancer implements Balancer {
   }
 
   async apply(places: readonly Placed[]): Promise<null> {
-    for (const { name, place } of places) this.words.set(name, this.word(place));
+    for (const { name, place } of places) {
+      this.words.set(name, this.word(place));
+      this.#onWord(name, this.word(place));
+    }
     return null;
   }
 }
@@ -227,22 +246,34 @@ export interface SwarmClient {
   stop(): Promise<void>;
 }
 
-/** Pause between two starts: nobody starts all hosts of a company at one instant. */
-const START_PAUSE_MS = 50;
+/** A client minder is awaited for so long before the next one starts. */
+const START_WAIT_MS = 5_000;
 
-/** Starts all client minders of the config, one after the other. */
-export async function startClients(config: ClusterConfig): Promise<readonly SwarmClient[]> {
+/**
+ * Starts this process's share of the client minders, each when the one before it has its table: nobody
+ * starts all hosts of a company at one instant, and one machine that plays them all could not.
+ */
+export async function startClients(
+  config: ClusterConfig,
+  share: Share,
+  onWord: (client: PartyId) => OnWord,
+): Promise<readonly SwarmClient[]> {
   const clients: SwarmClient[] = [];
-  for (const client of config.clients) {
-    clients.push(startClient(config, client));
-    await Bun.sleep(START_PAUSE_MS);
+  for (const [index, client] of config.clients.entries()) {
+    if (index % share.of !== share.part) continue;
+    const started = startClient(config, client, onWord(client.id));
+    clients.push(started);
+    const knowsAll = (): boolean =>
+      config.servers.every(({ name }) => started.word(name) !== undefined);
+    const deadline = performance.now() + START_WAIT_MS;
+    while (!knowsAll() && performance.now() < deadline) await Bun.sleep(2);
   }
   return clients;
 }
 
-function startClient(config: ClusterConfig, client: DbClientConfig): SwarmClient {
+function startClient(config: ClusterConfig, client: DbClientConfig, onWord: OnWord): SwarmClient {
   const clock = systemClock();
-  const balancer = new MemoryBalancer();
+  const balancer = new MemoryBalancer(onWord);
   const reconciler = startReconciler({
     balancer,
     passTimeoutMs: 2000,

@@ -206,19 +206,23 @@ export function decodeMessage(body: Uint8Array | string, options: DecodeOptions 
   } catch {
     return refuse(400, "not_json", "A message is one JSON object");
   }
-  return decodeSound(value, cannotBeFlawed(text) ? null : flawOf(value, 0));
+  return decodeSound(value, cannotBeFlawed(text, value) ? null : flawOf(value, 0));
 }
 
 /**
- * Is the text plainly without what flawOf() looks for: no escape that could make half a character (the
- * text itself is well-formed), and too few brackets to be too deep. True of every message in calm.
+ * Is a text plainly without what flawOf() looks for: no escape that could make half a character (the
+ * text itself is well-formed), and not too deep. True of every message in calm.
  */
-function cannotBeFlawed(text: string): boolean {
-  if (!text.isWellFormed() || text.includes("\\u")) return false;
-  let opened = 0;
-  for (let at = text.indexOf("{"); at !== -1; at = text.indexOf("{", at + 1)) opened++;
-  for (let at = text.indexOf("["); at !== -1; at = text.indexOf("[", at + 1)) opened++;
-  return opened <= DEPTH_MAX;
+function cannotBeFlawed(text: string, value: unknown): boolean {
+  return text.isWellFormed() && !text.includes("\\u") && !isDeeper(value, 0);
+}
+
+function isDeeper(value: unknown, depth: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (depth >= DEPTH_MAX) return true;
+  const items = value as Readonly<Record<string, unknown>>;
+  for (const key in items) if (isDeeper(items[key], depth + 1)) return true;
+  return false;
 }
 
 /** The same for a value that is parsed already. */
@@ -297,7 +301,7 @@ export function verbsOf(route: Route): readonly string[] {
 export function encodeMessage(message: Message): string {
   const { v: version, sender, receiver, session, seq, toSession, configVersion } = message;
   const { verb, parameters } = message;
-  return JSON.stringify({
+  const head = JSON.stringify({
     v: version,
     sender,
     receiver,
@@ -306,8 +310,19 @@ export function encodeMessage(message: Message): string {
     toSession,
     configVersion,
     verb,
-    parameters,
   });
+  return `${head.slice(0, -1)},"parameters":${parametersText(parameters)}}`;
+}
+
+/** A report goes to hundreds of receivers, and each may get it again: its text is made once. */
+const parametersTexts = new WeakMap<object, string>();
+
+function parametersText(parameters: object): string {
+  const known = parametersTexts.get(parameters);
+  if (known !== undefined) return known;
+  const text = JSON.stringify(parameters);
+  parametersTexts.set(parameters, text);
+  return text;
 }
 
 /** Cuts a reason to what WordsSchema takes, without halving a character. */

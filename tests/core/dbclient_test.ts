@@ -96,6 +96,16 @@ class Story {
   }
 }
 
+/** As many client minders as need eight turns: each hears every watchdog every four seconds. */
+function crowded(config: ClusterConfig): ClusterConfig {
+  const [client] = config.clients;
+  if (client === undefined) throw new Error("no client");
+  const clients = Array.from({ length: 200 }, (_, index) => {
+    return { ...client, id: `dbclient.${index + 1}` as const, serial: index + 1 };
+  });
+  return { ...config, clients };
+}
+
 const CALM = "a1 up 100, a2 drain, b1 drain, b2 drain";
 const SECOND = "a1 drain, a2 up 100, b1 drain, b2 drain";
 
@@ -377,6 +387,46 @@ group("silence", () => {
     expect(story.state.cut).toEqual([]);
   });
 
+  test("among 200 client minders a server is unheard for four seconds and nobody minds", () => {
+    const story = new Story(crowded(clientCluster()));
+    story.all();
+    story.effects = [];
+    for (let round = 0; round < 3; round++) {
+      story.pass(4000);
+      story.all();
+    }
+    expect(story.places()).toBe(CALM);
+    expect(story.took("send")).toEqual([]);
+    for (const name of ["a2", "b1", "b2"]) {
+      story.now += 400;
+      story.report(name);
+    }
+    story.pass(4499 - 1200);
+    expect(story.took("send")).toEqual([]);
+    story.pass(1);
+    expect(story.took("send")).toMatchObject([{ to: "dbserver.1" }]);
+    story.report("b1");
+    story.pass(999);
+    expect(story.places()).toBe(CALM);
+    story.pass(1);
+    expect(story.places()).toBe(SECOND);
+  });
+
+  test("among 200 it is out as soon as the others' new view is told, whosever turn it is", () => {
+    const story = new Story(crowded(clientCluster()));
+    story.all();
+    story.now += 800;
+    for (const name of ["a2", "b1", "b2"]) story.report(name, {}, ["a2", "b1", "b2"]);
+    expect(story.places()).toBe("a1 out, a2 up 100, b1 drain, b2 drain");
+    const early = new Story(crowded(clientCluster()));
+    early.all();
+    early.now += 100;
+    for (const name of ["a2", "b1", "b2"]) early.report(name, {}, ["a2", "b1", "b2"]);
+    expect(early.places()).toBe(CALM);
+    early.pass(650);
+    expect(early.places()).toBe("a1 out, a2 up 100, b1 drain, b2 drain");
+  });
+
   test("when all fall silent nothing changes, and it is said once", () => {
     const story = new Story();
     story.report("a1");
@@ -619,7 +669,8 @@ test("hearing that all is as it was decides as judging anew would: histories by 
   ];
   for (let history = 0; history < 40; history++) {
     const policy = (["single-writer", "spread", "local-first"] as const)[history % 3] ?? "spread";
-    const config = clientCluster({ client: { policy } });
+    const few = clientCluster({ client: { policy } });
+    const config = history % 2 === 0 ? few : crowded(few);
     const quick = new Story(config);
     const thorough = new Story(config);
     const word = new Map<string, Partial<Report>>();

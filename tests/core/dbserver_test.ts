@@ -766,6 +766,42 @@ describe("asking", () => {
     const receivers = story.effects.flatMap((one) => (one.do === "send" ? [one.to] : []));
     expect(receivers).toEqual(["arbitrator.1", "dbserver.2", "dbserver.3", "dbserver.4"]);
   });
+
+  test("200 client minders hear news at once, and otherwise take turns: all within eight reports", () => {
+    const config = coreCluster();
+    const clients = Array.from({ length: 200 }, (_, index) => ({
+      id: `dbclient.${index + 1}` as const,
+      serial: index + 1,
+      segment: null,
+      host: "127.0.0.1",
+      port: 4500 + index,
+      policy: "spread" as const,
+      balancer: { kind: "haproxy" as const, socket: "/nowhere", backend: "galera" },
+    }));
+    const story = servingServer("a1", { config: { ...config, clients } });
+    story.pass(0);
+    const told = (): readonly string[] => {
+      const to = story.effects.flatMap((one) => (one.do === "send" ? [one.to] : []));
+      story.effects = [];
+      return to.filter((id) => id.startsWith("dbclient."));
+    };
+    told();
+    story.probed("hung");
+    expect(new Set(told()).size).toBe(200);
+    story.probed();
+    told();
+    const heard = new Map<string, number>();
+    for (let report = 0; report < 8; report++) {
+      // Its right is renewed and its writes flow: nothing is news.
+      story.leased();
+      story.probed();
+      passPolled(story, config.timing.reportIntervalMs);
+      const now = told();
+      expect(now.length).toBe(25);
+      for (const id of now) heard.set(id, (heard.get(id) ?? 0) + 1);
+    }
+    expect(heard.size).toBe(200);
+  });
 });
 
 /** A small generator of repeatable chance. */
