@@ -26,6 +26,12 @@ status *args:
 history *args:
     @{{ quote(bun) }} scripts/history.ts "$@"
 
+# Say what would happen if something failed now: `just what-if dc1-down`, db1-down, link-down, arbitrator-down
+[group('ask and order')]
+[no-exit-message]
+what-if fault *args:
+    @{{ quote(bun) }} scripts/what_if.ts "$@"
+
 # Give an order: `just command drain dc1-2`, `just command --help` lists them
 [group('ask and order')]
 [no-exit-message]

@@ -14,40 +14,131 @@ const SILENT_MS = 2_000;
 /** Decisions shown; `--json` has them all. */
 const DECISIONS_SHOWN = 8;
 
-export function statusText(summary: Summary): string {
+/** Verdicts that only say that there is nothing to decide, or that an order is on its way. */
+const QUIET_RULES: readonly string[] = ["candidate.exists", "order.answered", "none.yet"];
+
+export interface StatusExtras {
+  /** What would happen next, a line each; none where nobody has worked it out. */
+  readonly next?: readonly string[];
+}
+
+/** The whole page: what is, what people have ordered, what was decided and why, what would happen next. */
+export function statusText(summary: Summary, extras: StatusExtras = {}): string {
+  const { next = [] } = extras;
   const lines = [
     `${summary.cluster}: ${summary.health.replaceAll("_", " ")} - ${summary.because}`,
-    `writers belong in ${summary.primarySegment}; epoch ${summary.epoch}, ${holder(summary)}${summary.paused ? "; PAUSED" : ""}`,
+    ...viewLines(summary),
+    ...writerLines(summary),
+    ...orderLines(summary),
+    ...summary.warnings.map((warning) => `warning: ${warning}`),
     "",
     ...table([
-      ["server", "segment", "serving", "view", "group", "state", "commit", "probe", "heard", "why"],
+      ["server", "segment", "serves", "view", "group", "state", "commit", "writes", "heard", "why"],
       ...summary.servers.map(serverRow),
     ]),
     "",
-    ...summary.segments.flatMap((segment) => [
-      `${segment.name}: ${segment.verdict.rule} - ${segment.verdict.because}`,
-      `  would change: ${segment.verdict.wouldChange}`,
-    ]),
+    ...summary.segments.flatMap((segment) => segmentLines(summary, segment)),
   ];
-  if (summary.decisions.length > 0) {
-    lines.push("", "decisions, newest first:");
-    for (const { agoMs, verdict } of summary.decisions.slice(0, DECISIONS_SHOWN)) {
+  const decisions = summary.decisions.filter(({ verdict }) => !QUIET_RULES.includes(verdict.rule));
+  if (decisions.length > 0) {
+    lines.push("", "decided, newest first (`just history` has it all):");
+    for (const { agoMs, verdict } of decisions.slice(0, DECISIONS_SHOWN)) {
       lines.push(`  ${ago(agoMs).padStart(9)} ago  ${verdict.rule} - ${verdict.because}`);
     }
   }
-  for (const warning of summary.warnings) lines.push(`warning: ${warning}`);
+  if (next.length > 0)
+    lines.push("", "what would happen next:", ...next.map((line) => `  ${line}`));
   return lines.join("\n");
 }
 
-function holder(summary: Summary): string {
-  return summary.epochHolder === null ? "closed by a joint view" : `held by ${summary.epochHolder}`;
+type Server = Summary["servers"][number];
+
+/** Heard lately enough that what it said is what is. */
+function speaks(server: Server): server is Server & { report: NonNullable<Server["report"]> } {
+  return server.report !== null && (server.heardAgoMs ?? SILENT_MS + 1) <= SILENT_MS;
 }
 
-function serverRow(server: Summary["servers"][number]): string[] {
+/** Which Primary views there are, and what epoch they serve under. */
+function viewLines(summary: Summary): readonly string[] {
+  const views = new Map<string, string[]>();
+  for (const server of summary.servers) {
+    if (!speaks(server) || server.report.primary !== "yes") continue;
+    const { fingerprint } = server.report;
+    const members = views.get(fingerprint ?? "") ?? [];
+    views.set(fingerprint ?? "", [...members, server.name]);
+  }
+  const epoch =
+    summary.epochHolder === null
+      ? summary.epoch === 0
+        ? "no epoch was ever needed"
+        : `epoch ${summary.epoch} is closed`
+      : `${summary.epochHolder} holds epoch ${summary.epoch}: it alone may be primary until a view with both sides closes it`;
+  const all = [...views.values()];
+  if (all.length === 0) return [`view     no server is Primary; ${epoch}`];
+  return all.map((names) => {
+    const segments = new Set(
+      summary.servers.filter(({ name }) => names.includes(name)).map(({ segment }) => segment),
+    );
+    const what = segments.size > 1 ? "one view of both sides" : `${[...segments].join()} alone`;
+    return `view     ${what}: ${names.join(", ")}; ${epoch}`;
+  });
+}
+
+/** Where writers belong, and where they are. */
+function writerLines(summary: Summary): readonly string[] {
+  const at = summary.servers.flatMap((server) =>
+    speaks(server) && server.report.writers > 0
+      ? [
+          `${server.report.writers} client minder${server.report.writers === 1 ? " has" : "s have"} ${server.name} as their writer`,
+        ]
+      : [],
+  );
+  return [
+    `writers  belong in ${summary.primarySegment}${at.map((words) => `; ${words}`).join("")}`,
+  ];
+}
+
+/** What people have ordered and nobody has taken back. */
+function orderLines(summary: Summary): readonly string[] {
+  return summary.orders.map((order) => {
+    const server = summary.servers.find(({ id }) => id === order.about);
+    const about = server?.name ?? order.about;
+    const why = order.why === "" ? "" : ` (${order.why})`;
+    return `order    ${ORDER_WORDS[order.verb]}${about === "" ? "" : ` ${about}`}, by ${order.who}${why}`;
+  });
+}
+
+const ORDER_WORDS = {
+  pause: "PAUSED: nothing is promoted or started by itself",
+  drain: "drain",
+  retire: "retired",
+  switchover: "writers are being moved to",
+} as const satisfies Record<Summary["orders"][number]["verb"], string>;
+
+/** Does the segment serve; if not, what keeps it from being promoted, and what would change that. */
+function segmentLines(
+  summary: Summary,
+  { name, verdict }: Summary["segments"][number],
+): readonly string[] {
+  const own = summary.servers.filter(({ segment }) => segment === name);
+  const serving = own.filter((server) => speaks(server) && server.report.serving === "on");
+  if (serving.length > 0) {
+    const part = serving.length === own.length ? "all of it" : `${serving.length} of ${own.length}`;
+    return [`${name}: serves, ${part}`];
+  }
+  return [
+    `${name}: does not serve, and is not promoted: ${verdict.rule} - ${verdict.because}`,
+    `  would change: ${verdict.wouldChange}`,
+  ];
+}
+
+function serverRow(server: Server): string[] {
   const { report } = server;
   const marks = [
     ...(server.retired ? ["retired"] : []),
-    ...(server.draining ? ["draining"] : []),
+    ...(server.draining ? [report?.draining === true ? "draining" : "drain waits"] : []),
+    ...(report?.cutting === true ? ["sessions left are cut"] : []),
+    ...(report?.yielding === true ? ["writers leave it"] : []),
     ...(report?.leaving === true ? ["leaving"] : []),
   ];
   const why = [...marks, report?.because ?? "never heard"].join(", ");
@@ -82,11 +173,19 @@ function serverRow(server: Summary["servers"][number]): string[] {
     report.running === "down"
       ? `at ${report.position?.seqno ?? "?"}`
       : String(report.lastCommitted),
-    report.probe,
+    PROBE_WORDS[report.probe],
     server.heardAgoMs === null ? "never" : `${ago(server.heardAgoMs)} ago`,
     why,
   ];
 }
+
+/** What the write probe says: is a row committed at once. */
+const PROBE_WORDS = {
+  flowing: "flow",
+  hanging: "HANG",
+  held: "held back",
+  off: "-",
+} as const satisfies Record<NonNullable<Server["report"]>["probe"], string>;
 
 function viewWord(report: NonNullable<Summary["servers"][number]["report"]>): string {
   if (report.running !== "up") return report.running;

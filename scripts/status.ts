@@ -5,9 +5,11 @@
 import { loadConfig, parseArguments } from "../lib/cli.ts";
 import type { ClusterConfig } from "../lib/cluster_config.ts";
 import { askArbitrator } from "../lib/effects/ask.ts";
-import { formatError } from "../lib/errors.ts";
+import { describeError, formatError } from "../lib/errors.ts";
 import type { Summary } from "../lib/message/arbitrator.ts";
+import { askState } from "../lib/run/snapshot.ts";
 import { EXIT_BY_HEALTH, statusText } from "../lib/status_text.ts";
+import { nextLines } from "../lib/what_if_text.ts";
 
 const USAGE = `
 Usage: status.ts [--config FILE] [--json] [--quiet] [--timeout-ms N]
@@ -30,11 +32,26 @@ async function main(): Promise<number> {
     console.error(`error: --timeout-ms is ${values["timeout-ms"]}, must be a number above 0`);
     return EXIT_BY_HEALTH.cannot_tell;
   }
-  const summary = await ask(await loadConfig(values.config), timeoutMs);
+  const config = await loadConfig(values.config);
+  const short = values.quiet === true || values.json === true;
+  const [summary, next] = await Promise.all([
+    ask(config, timeoutMs),
+    short ? [] : whatNext(config, timeoutMs),
+  ]);
   if (values.quiet !== true) {
-    console.log(values.json === true ? JSON.stringify(summary) : statusText(summary));
+    console.log(values.json === true ? JSON.stringify(summary) : statusText(summary, { next }));
   }
   return EXIT_BY_HEALTH[summary.health];
+}
+
+/** What would happen next; nothing where that cannot be worked out: the status itself matters more. */
+async function whatNext(config: ClusterConfig, timeoutMs: number): Promise<readonly string[]> {
+  try {
+    const { state, now } = await askState(config, timeoutMs);
+    return nextLines(state, now);
+  } catch (error) {
+    return [`cannot be told: ${describeError(error)}`];
+  }
 }
 
 async function ask(config: ClusterConfig, timeoutMs: number): Promise<Summary> {

@@ -4,7 +4,7 @@ import { arbitratorCore } from "../lib/core/arbitrator.ts";
 import { newDurable } from "../lib/core/arbitrator_state.ts";
 import { summarize } from "../lib/core/arbitrator_summary.ts";
 import { EXIT_BY_HEALTH, statusText } from "../lib/status_text.ts";
-import { calmArbitrator, coreCluster } from "./support/cores.ts";
+import { calmArbitrator, coreCluster, DC2 } from "./support/cores.ts";
 
 describe("statusText()", () => {
   test("says of a calm cluster that all servers serve, and why nobody is promoted", () => {
@@ -13,9 +13,43 @@ describe("statusText()", () => {
     expect(summary.health).toBe("healthy");
     const text = statusText(summary);
     expect(text.split("\n")[0]).toContain("healthy - all 4 servers serve");
-    expect(text).toContain("dc1: ");
-    expect(text).toContain("would change: ");
+    expect(text).toContain(
+      "view     one view of both sides: a1, a2, b1, b2; no epoch was ever needed",
+    );
+    expect(text).toContain("writers  belong in dc1");
+    expect(text).toContain("dc1: serves, all of it");
     expect(text).not.toContain("SILENT");
+  });
+
+  test("says who holds the epoch, what does not serve, why, and what would change it", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    story.reports(DC2, { view: DC2, primary: "no" });
+    const { sent } = story.order();
+    story.answered(sent, "ok");
+    story.reports(DC2, { view: DC2, epochSeen: 1, epochServed: 1, lastCommitted: 101, writers: 1 });
+    const text = statusText(summarize(story.state, story.now), {
+      next: ["if dc2 is lost: nobody"],
+    });
+    expect(text).toContain("view     dc2 alone: b1, b2; dc2 holds epoch 1");
+    expect(text).toContain("writers  belong in dc2; 1 client minder has b1 as their writer");
+    expect(text).toContain("dc2: serves, all of it");
+    expect(text).toContain("dc1: does not serve, and is not promoted: candidate.exists");
+    expect(text).toContain("  would change: servers of the segment report");
+    expect(text).toContain("promoted - dc2 serves under epoch 1");
+    expect(text).toContain("what would happen next:\n  if dc2 is lost: nobody");
+  });
+
+  test("names every standing order with who and why", () => {
+    const story = calmArbitrator();
+    const eve = { who: "eve", why: "new disk" };
+    story.person({ verb: "drain", parameters: { ...eve, node: "a1" } });
+    story.person({ verb: "pause", parameters: { ...eve, why: "" } });
+    const text = statusText(summarize(story.state, story.now));
+    expect(text).toContain("order    drain a1, by eve (new disk)");
+    expect(text).toContain("order    PAUSED: nothing is promoted or started by itself, by eve");
+    expect(text).toContain("warning: automatic decisions are paused by eve: ");
+    expect(text).toContain("order.drain - eve: a1: new disk");
   });
 
   test("shows a server that has not been heard as silent, with its last word", () => {

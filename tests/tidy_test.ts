@@ -31,6 +31,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/rate.ts", 3],
   ["lib/seal.ts", 4],
   ["lib/health.ts", 3],
+  ["lib/what_if_text.ts", 3],
   ["lib/doctor.ts", 3],
   ["lib/gate.ts", 3],
   ["lib/systemd.ts", 3],

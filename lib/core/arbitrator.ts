@@ -27,7 +27,7 @@ import {
 } from "./arbitrator_state.ts";
 import { snapshotOf, summarize } from "./arbitrator_summary.ts";
 import { evidenceOf, noteStatus, survey, watchFor } from "./arbitrator_survey.ts";
-import { emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
+import { decided, emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
 import type { Answered, Arrived, Core, Millis, Step } from "./core.ts";
 
 /** How a process starts: with what it found on disk. */
@@ -39,8 +39,6 @@ export interface ArbitratorStart {
   readonly observing: string | null;
 }
 
-/** Decisions kept for the summary. */
-const DECISIONS_MAX = 32;
 /** After an order that failed. */
 const ORDER_PAUSE_MS = 1_000;
 /** After an order that was refused: what it was refused for takes time to pass. */
@@ -283,6 +281,11 @@ function complete(turn: Turn, grant: Grant): void {
   if (grant.changesSegment) {
     set(turn, { windowUntil: turn.now + turn.state.config.timing.promotionWindowMs });
   }
+  decided(turn, {
+    rule: "promoted",
+    because: `${grant.segment} serves under epoch ${grant.epoch}`,
+    wouldChange: "a joint view closes the epoch",
+  });
   log(turn, "promoted", { segment: grant.segment, epoch: grant.epoch });
 }
 
@@ -304,6 +307,11 @@ function closeEpoch(turn: Turn, report: Report): void {
   }
   if (!isJoint(state.config, agreed)) return;
   note(turn, { grant: null });
+  decided(turn, {
+    rule: "epoch.closed",
+    because: `both sides are in one view again: epoch ${grant.epoch} of ${grant.segment} is over`,
+    wouldChange: "the next fault",
+  });
   log(turn, "epoch_closed", { epoch: grant.epoch, segment: grant.segment });
 }
 
@@ -385,11 +393,7 @@ function closeWindow(turn: Turn): void {
 /** Keeps a verdict that differs from the segment's last one by its rule. */
 function record(turn: Turn, segment: string, verdict: Verdict): void {
   if (turn.state.verdicts.get(segment)?.rule === verdict.rule) return;
-  const entry = {
-    at: turn.now,
-    verdict: { ...verdict, because: clip(`${segment}: ${verdict.because}`) },
-  };
-  set(turn, { decisions: [entry, ...turn.state.decisions].slice(0, DECISIONS_MAX) });
+  decided(turn, { ...verdict, because: clip(`${segment}: ${verdict.because}`) });
   const evidence = evidenceOf(turn.state, turn.now);
   log(turn, "verdict", { segment, ...verdict, evidence });
 }

@@ -21,7 +21,7 @@ import {
   youngReport,
 } from "./arbitrator_state.ts";
 import { noteHealth } from "./arbitrator_survey.ts";
-import { emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
+import { decided, emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
 import type { Arrived, Millis } from "./core.ts";
 
 /** After the time of a switchover is over, clients get so long to hear of it and cut. */
@@ -69,6 +69,15 @@ function obey(turn: Turn, ticket: number, order: Order): void {
     epoch: turn.state.durable.epoch,
   });
   if (change !== null) carryOut(turn, order, change);
+  if (change !== null) {
+    const name =
+      "node" in asked ? ` ${asked.node}` : "segment" in asked ? ` ${asked.segment ?? ""}` : "";
+    decided(turn, {
+      rule: `order.${order.verb}`,
+      because: clip(`${who}:${name === "" ? "" : `${name}:`} ${why === "" ? plan.because : why}`),
+      wouldChange: "another order",
+    });
+  }
   noteHealth(turn);
   const outcome = plan.outcome === "refused" ? "refused" : "ok";
   reply(turn, ticket, { outcome, because: plan.because });
@@ -244,6 +253,11 @@ function endSwitchover(turn: Turn, because: string, primarySegment: string): voi
     standing: durable.standing.filter(({ verb }) => verb !== "switchover"),
   });
   const done = move?.about === primarySegment;
+  decided(turn, {
+    rule: done ? "switchover.done" : "switchover.ended",
+    because: clip(`writers belong in ${primarySegment}: ${because}`),
+    wouldChange: "another order, or a fault",
+  });
   log(turn, done ? "switchover_done" : "switchover_ended", {
     segment: primarySegment,
     who: move?.who ?? "",

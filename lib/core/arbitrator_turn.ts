@@ -1,4 +1,5 @@
 /** One step of the arbitrator under way: the state as it becomes, and the effects so far. */
+import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack } from "../message/dbserver.ts";
 import type { ArbitratorDurable, ArbitratorEffect, ArbitratorState } from "./arbitrator_state.ts";
 import { changed, isNews, type Millis } from "./core.ts";
@@ -25,6 +26,15 @@ export function note(turn: Turn, change: Partial<ArbitratorDurable>): void {
 
 export function log(turn: Turn, event: string, fields: Readonly<Record<string, unknown>>): void {
   turn.effects.push({ do: "log", event, fields });
+}
+
+/** Decisions kept for the summary. */
+const DECISIONS_MAX = 32;
+
+/** Keeps a decision for the summary, newest first. */
+export function decided(turn: Turn, verdict: Verdict): void {
+  const entry = { at: turn.now, verdict };
+  set(turn, { decisions: [entry, ...turn.state.decisions].slice(0, DECISIONS_MAX) });
 }
 
 /** Sends now, or once everything noted so far is on disk. */
