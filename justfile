@@ -128,6 +128,48 @@ secret file:
 certs *args:
     @{{ quote(bun) }} scripts/certs.ts "$@"
 
+# Make the table of the config in the database, once
+[group('set it up')]
+[no-exit-message]
+config-init *args:
+    @{{ quote(bun) }} scripts/config.ts init "$@"
+
+# Make a file the newest version of the config; asks before it does
+[group('set it up')]
+[no-exit-message]
+config-push file *args:
+    @{{ quote(bun) }} scripts/config.ts push "$@"
+
+# Print the config in the database, or an earlier version of it
+[group('set it up')]
+[no-exit-message]
+config-show *args:
+    @{{ quote(bun) }} scripts/config.ts show "$@"
+
+# List the versions of the config: who, when, why
+[group('set it up')]
+[no-exit-message]
+config-history *args:
+    @{{ quote(bun) }} scripts/config.ts history "$@"
+
+# Compare two versions of the config, or one with the newest
+[group('set it up')]
+[no-exit-message]
+config-diff from *args:
+    @{{ quote(bun) }} scripts/config.ts diff "$@"
+
+# Push an earlier version of the config again, as the newest
+[group('set it up')]
+[no-exit-message]
+config-rollback version *args:
+    @{{ quote(bun) }} scripts/config.ts rollback "$@"
+
+# Check a config for the database, without a database
+[group('set it up')]
+[no-exit-message]
+config-validate file:
+    @{{ quote(bun) }} scripts/config.ts validate "$@"
+
 # Print the files that let systemd run mariadbd under the watchdog's care
 [group('set it up')]
 systemd-config *args:

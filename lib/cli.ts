@@ -4,7 +4,9 @@ import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { ClusterConfig } from "./cluster_config.ts";
-import { readClusterConfig } from "./effects/config_file.ts";
+import type { NodeFile } from "./config_store.ts";
+import { type ConfigFile, readConfigFile } from "./effects/config_file.ts";
+import { configCopy, newestDocument, readCopy } from "./effects/config_source.ts";
 import { describeError, formatError, MinderError } from "./errors.ts";
 
 export const EXIT_FAILED = 1;
@@ -69,13 +71,41 @@ export function configPath(told: string | undefined): string {
 }
 
 /**
- * Reads the cluster's config.
+ * Reads the cluster's config: a site file, or by a node's own file the local copy or the database.
  * @throws UsageError with every problem in it
  */
 export async function loadConfig(told: string | undefined): Promise<ClusterConfig> {
-  const path = configPath(told);
+  const file = await loadConfigFile(configPath(told));
+  return file.is === "site" ? file.config : await configOf(file.node);
+}
+
+/** The local copy is at hand at once; without one, or out of its reach, the database is asked. */
+async function configOf(node: NodeFile): Promise<ClusterConfig> {
+  const { id } = node.node;
+  if (id !== undefined) {
+    const { path, file } = await configCopy(node, id);
+    const copy = await file.read().catch(() => null);
+    const whole = copy?.is === "read" || copy?.is === "copied" ? copy.value : null;
+    const found = whole === null ? null : readCopy(whole, path, node);
+    if (found !== null && !(found instanceof MinderError)) return found.shelf.active.config;
+  }
+  const asked = await newestDocument(node, { boundMs: ASK_MS, wanted: 0, known: null });
+  if ("document" in asked) return asked.document.config;
+  throw new UsageError(`Cannot find a config: ${asked.error}`, {
+    hint: "Bring a database server within reach, or name a site file with --config",
+  });
+}
+
+/** Over all addresses of the database. */
+const ASK_MS = 4_000;
+
+/**
+ * Reads what a config path leads to.
+ * @throws UsageError with every problem in it
+ */
+export async function loadConfigFile(path: string): Promise<ConfigFile> {
   try {
-    return await readClusterConfig(path);
+    return await readConfigFile(path);
   } catch (error) {
     if (!(error instanceof MinderError)) throw error;
     throw new UsageError(error.message, {

@@ -491,18 +491,25 @@ export function parseClusterConfig(
 ): ClusterConfig {
   const result = checkClusterConfig(value);
   if (result.ok) return result.config;
-  const lines = result.problems.map((problem) => {
+  throw problemsError(result.problems, where, lineOf);
+}
+
+/** The problems of a config as one error for a person. */
+export function problemsError(
+  problems: readonly ConfigProblem[],
+  where: string,
+  lineOf: (key: string) => number | null,
+): MinderError {
+  const lines = problems.map((problem) => {
     const line = lineOf(problem.key);
     return line === null ? problem.text : `${problem.text} (line ${line})`;
   });
-  const hints = [...new Set(result.problems.map((problem) => problem.hint))].filter(
-    (hint) => hint !== "",
-  );
+  const hints = [...new Set(problems.map((problem) => problem.hint))].filter((hint) => hint !== "");
   const head =
     lines.length === 1
       ? `Cannot use cluster config: ${lines[0]}`
       : `Cannot use cluster config, ${lines.length} problems:\n  ${lines.join("\n  ")}`;
-  throw new MinderError(head, {
+  return new MinderError(head, {
     where,
     hint:
       hints.length === 0

@@ -200,6 +200,8 @@ export interface MailroomOptions<S, E, F> {
   /** Random per process start, at most 48 characters of A-Z a-z 0-9 _ -. */
   readonly session: string;
   readonly core: Core<S, E, F>;
+  /** The newest version of the config that this party has, in force or not. @default the config's own */
+  readonly configVersion?: number;
 }
 
 /** A core with its mail: shaped like a core itself, so that a loop or a simulator drives it. */
@@ -252,7 +254,7 @@ function ownChallenges(work: Work<unknown, unknown>): Map<string, Challenge> {
 export function mailroom<S, E extends { readonly on: string }, F extends { readonly do: string }>(
   options: MailroomOptions<S, E, F>,
 ): Mailroom<S, E, F> {
-  const { self, config, session, core } = options;
+  const { self, config, session, core, configVersion = config.version } = options;
   const { ackTimeoutMs, resendMs } = config.timing;
   const verbsTo = rememberedVerbs((peer) => routeOf(self, peer));
   const verbsFrom = rememberedVerbs((peer) => routeOf(peer, self));
@@ -272,7 +274,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       challenges: new Map(),
       nextId: 1,
       counters: new Map(),
-      configVersionHeard: config.version,
+      configVersionHeard: configVersion,
       due: { config, at: Number.POSITIVE_INFINITY },
     };
   }
@@ -411,7 +413,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       session: correspondent.ownSession,
       seq: outgoing.seq,
       toSession: correspondent.peerSession,
-      configVersion: config.version,
+      configVersion: configVersion,
       verb,
       parameters,
     } as Message;
@@ -501,6 +503,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
         }
       }
       settle(work, flight);
+      work.configVersionHeard = Math.max(work.configVersionHeard, message.configVersion);
       change(work, peer, { answeredAt: work.now, lastError: null });
       const { verb, parameters } = message;
       const event: Answered = {
@@ -782,7 +785,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       session: ownSession,
       seq: asked.seq,
       toSession: asked.session,
-      configVersion: config.version,
+      configVersion: configVersion,
       verb,
       parameters,
     } as Message;

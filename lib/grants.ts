@@ -17,8 +17,15 @@ export const GLOBAL_PRIVILEGES = [
   },
 ] as const;
 
-/** Privileges on `minder.*`: the write probe's table, made where it is missing. */
-export const SCHEMA_PRIVILEGES = ["SELECT", "INSERT", "DELETE", "CREATE"] as const;
+/** Privileges on `minder.*`: the config is read there, and what is missing is made. */
+export const SCHEMA_PRIVILEGES = ["SELECT", "CREATE"] as const;
+
+/** The write probe's table: the only one that the watchdog writes. */
+export const PROBE_TABLE = "minder.probe";
+export const PROBE_PRIVILEGES = ["INSERT", "DELETE"] as const;
+
+/** The table of the config, which the watchdog cannot change. */
+export const CONFIG_TABLE = "minder.config";
 
 /** The table that names members where the plugin wsrep_info is not loaded. */
 export const MEMBERS_TABLE = "mysql.wsrep_cluster_members";
@@ -54,7 +61,33 @@ export function grantStatements(account: Pick<Account, "user" | "host">): readon
   return [
     `GRANT ${GLOBAL_PRIVILEGES.map((privilege) => privilege.name).join(", ")} ON *.* TO ${name}`,
     `GRANT ${SCHEMA_PRIVILEGES.join(", ")} ON minder.* TO ${name}`,
+    // A table that is not there yet can be granted together with the right to make it.
+    `GRANT ${PROBE_PRIVILEGES.join(", ")}, CREATE ON ${PROBE_TABLE} TO ${name}`,
     `GRANT SELECT ON ${MEMBERS_TABLE} TO ${name}`,
+  ];
+}
+
+/** Statements for an account that reads the config, as the arbitrator and the clients need it. */
+export function readerStatements(account: Account): readonly string[] {
+  return configStatements(account, "SELECT, CREATE");
+}
+
+/** Statements for a person's account that pushes versions. A version, once there, cannot be changed. */
+export function operatorStatements(account: Account): readonly string[] {
+  return [
+    ...configStatements(account, "SELECT, INSERT, CREATE"),
+    `GRANT CREATE ON minder.* TO ${accountName(account)}`,
+  ];
+}
+
+function configStatements(account: Account, privileges: string): readonly string[] {
+  const name = accountName(account);
+  const how = account.password === null ? "VIA unix_socket" : `BY ${quote(account.password)}`;
+  return [
+    "CREATE DATABASE IF NOT EXISTS minder",
+    `CREATE USER IF NOT EXISTS ${name} IDENTIFIED ${how}`,
+    // CREATE lets it be granted before `just config-init` has made the table; it can make no other.
+    `GRANT ${privileges} ON ${CONFIG_TABLE} TO ${name}`,
   ];
 }
 
@@ -88,6 +121,7 @@ export function checkGrants(lines: readonly string[]): GrantCheck {
   const needed: readonly (readonly [string, string, readonly string[]])[] = [
     ...GLOBAL_PRIVILEGES.map(({ name }) => [name, "*.*", []] as const),
     ...SCHEMA_PRIVILEGES.map((name) => [name, "minder.*", ["minder.*"]] as const),
+    ...PROBE_PRIVILEGES.map((name) => [name, PROBE_TABLE, ["minder.*", PROBE_TABLE]] as const),
     ["SELECT", MEMBERS_TABLE, ["mysql.*", MEMBERS_TABLE]],
   ];
   const wanted = new Set<string>([...GLOBAL_PRIVILEGES.map(({ name }) => name), "USAGE"]);

@@ -54,6 +54,8 @@ export interface LoopOptions<S, E, F> {
   readonly laneOf?: (effect: RoleEffect<F>) => string | null;
   /** Sends a post of the mail. Never rejects. */
   readonly post: (post: Post, signal: AbortSignal) => Promise<PostResult>;
+  /** Told when a message has carried a version of the config higher than any before. */
+  readonly onConfigVersion?: (version: number) => void;
   /** In which phase the core is and why; every change is logged. */
   readonly phaseOf?: (core: S) => { readonly phase: string; readonly because: string };
   readonly log: Log;
@@ -83,6 +85,7 @@ export function startLoop<S, E extends { readonly on: string }, F extends { read
   options: LoopOptions<S, E, F>,
 ): Loop<S, E, F> {
   const { clock, perform, failed, limitMs, laneOf = () => null, post, phaseOf, log } = options;
+  const { onConfigVersion = () => undefined } = options;
   let { machine, state } = options;
   const queue: MailEvent<E>[] = [];
   const requests = new Map<number, (answer: Answer) => void>();
@@ -148,7 +151,9 @@ export function startLoop<S, E extends { readonly on: string }, F extends { read
   function stepWith(event: MailEvent<E>): void {
     const now = clock.now();
     const stepped = machine.step(state, event, now);
+    const { configVersionHeard } = state;
     state = stepped.state;
+    if (state.configVersionHeard > configVersionHeard) onConfigVersion(state.configVersionHeard);
     logPhase();
     for (const effect of stepped.effects) start(effect);
     if ((event as { readonly on: string }).on !== "wakeup") return;

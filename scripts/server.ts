@@ -1,11 +1,12 @@
 /** Runs the watchdog beside one mariadbd: watches, starts, fences and promotes it, and reports. */
-import { loadConfig, parseArguments, runScript } from "../lib/cli.ts";
+import { configPath, parseArguments, runScript } from "../lib/cli.ts";
+import { openConfig } from "../lib/run/config_keeper.ts";
 import { ownParty } from "../lib/run/self.ts";
 import { runServer } from "../lib/run/server.ts";
 
 const USAGE = `
 Usage: server.ts [--config FILE] [--node dbserver.N]
-  --config FILE   the cluster's config; default GM_CONFIG, config/cluster.toml, or a running demo's
+  --config FILE   the cluster's config, or this node's own file; default GM_CONFIG, config/cluster.toml, or a running demo's
   --node ID       which party of the config this is; default: the one with an address of this host
 Ends on SIGTERM or SIGINT; a second signal ends it at once.
 Exit: 0 stopped, 1 failed, 2 wrong use or config
@@ -16,9 +17,9 @@ async function main(): Promise<number> {
     config: { type: "string" },
     node: { type: "string" },
   });
-  const config = await loadConfig(values.config);
-  const self = ownParty(config.servers, "dbserver", values.node);
-  return await runServer(config, self);
+  const { config, keeper, named } = await openConfig(configPath(values.config), values.node);
+  const self = ownParty(config.servers, "dbserver", named);
+  return await runServer(config, self, keeper);
 }
 
 if (import.meta.main) await runScript(main);

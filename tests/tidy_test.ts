@@ -30,6 +30,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/correspondent.ts", 3],
   ["lib/rate.ts", 3],
   ["lib/seal.ts", 4],
+  ["lib/config_store.ts", 3],
   ["lib/health.ts", 3],
   ["lib/what_if_text.ts", 3],
   ["lib/doctor.ts", 3],

@@ -4,12 +4,22 @@
  * Invariant: nothing that rests on a durable fact (a noted view, an epoch) leaves before that fact
  * is written.
  */
-import type { ClusterConfig } from "../cluster_config.ts";
+import type { ClusterConfig, SegmentConfig } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
 import type { Verdict } from "../message/arbitrator.ts";
-import type { Ack, Report } from "../message/dbserver.ts";
+import type { Ack, ConfigMark, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { holdsMajority, isJoint } from "../wsrep_status.ts";
+import { isJoint } from "../wsrep_status.ts";
+import {
+  considerConfig,
+  formerUntil,
+  hearConfig,
+  holdsMajorityHere,
+  isJointHere,
+  type MarkedConfig,
+  voter,
+  voters,
+} from "./arbitrator_config.ts";
 import { obeyPerson, standingFor, tendSwitchover } from "./arbitrator_orders.ts";
 import { chooseBootstrap, startVerdict } from "./arbitrator_outage.ts";
 import { clip, type Facts, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
@@ -37,6 +47,10 @@ export interface ArbitratorStart {
   readonly durable: ArbitratorDurable;
   /** Why the store cannot be trusted; null if it can. */
   readonly observing: string | null;
+  /** The document that the config is of; null for a site file. @default null */
+  readonly mark?: ConfigMark | null;
+  /** The rules before, if they still had a say when the process ended. @default null */
+  readonly former?: MarkedConfig | null;
 }
 
 /** After an order that failed. */
@@ -59,6 +73,11 @@ export function arbitratorCore(start: ArbitratorStart): ArbitratorCore {
 function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
   return {
     ...start,
+    mark: start.mark ?? null,
+    former: start.former ?? null,
+    followedAt: Number.POSITIVE_INFINITY,
+    offered: null,
+    configWait: null,
     diskError: null,
     armedAt: now + start.config.outwaitMs,
     heard: new Map(),
@@ -126,9 +145,13 @@ function step(
     case "history":
       tellHistory(turn, event);
       break;
+    case "config":
+      hearConfig(turn, event);
+      break;
     default:
       return unreachable(event);
   }
+  considerConfig(turn);
   survey(turn);
   decide(turn);
   if (event.on === "message") answer(turn, event);
@@ -224,12 +247,12 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
 
 /** Writes down a Primary view that is newer than the noted one. */
 function noteView(turn: Turn, from: PartyId, report: Report): void {
-  const { durable, config } = turn.state;
+  const { durable } = turn.state;
   if (turn.state.observing !== null) return;
   if (report.primary !== "yes" || report.fingerprint === null) return;
   if (durable.noted?.fingerprint === report.fingerprint) return;
-  const segment = config.serverById.get(from)?.segment;
-  const joint = isJoint(config, namesOf(report));
+  const segment = voter(turn.state, from)?.segment;
+  const joint = isJointHere(turn.state, namesOf(report));
   // While a segment holds an epoch, a lesser view of another one is not the cluster's.
   if (durable.grant !== null && durable.grant.segment !== segment && !joint) return;
   // A view of an older lineage, as of a server that slept through a promotion, is not newer either.
@@ -294,9 +317,9 @@ function closeEpoch(turn: Turn, report: Report): void {
   const { state, now } = turn;
   const { grant, noted } = state.durable;
   if (grant === null || noted === null || report.fingerprint !== noted.fingerprint) return;
-  if (!isJoint(state.config, new Set(noted.members))) return;
+  if (!isJointHere(state, new Set(noted.members))) return;
   const agreed = new Set<string>();
-  for (const server of state.config.servers) {
+  for (const server of voters(state)) {
     const young = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
     // A view whose commits hang is about to break: it closes nothing.
     const inView =
@@ -305,7 +328,7 @@ function closeEpoch(turn: Turn, report: Report): void {
       young.probe !== "hanging";
     if (inView) agreed.add(server.name);
   }
-  if (!isJoint(state.config, agreed)) return;
+  if (!isJointHere(state, agreed)) return;
   note(turn, { grant: null });
   decided(turn, {
     rule: "epoch.closed",
@@ -362,9 +385,8 @@ function decide(turn: Turn): void {
   let granted = false;
   const outage = chooseBootstrap(turn.state, now);
   for (const segment of turn.state.config.segments) {
-    const facts = factsOf(turn.state, segment.name, now);
-    const verdict =
-      facts.candidate === null && outage.is === "waiting" ? outage.verdict : judge(facts);
+    const { facts, verdict: judged } = judgeByAll(turn, segment.name);
+    const verdict = facts.candidate === null && outage.is === "waiting" ? outage.verdict : judged;
     verdicts.set(segment.name, verdict);
     record(turn, segment.name, verdict);
     if (verdict.rule === PROMOTE) {
@@ -376,10 +398,54 @@ function decide(turn: Turn): void {
   set(turn, { verdicts, lookAt: waiting ? now + LOOK_MS : nextTimed(turn) });
 }
 
+/** A verdict with the facts that it was judged by. */
+interface Judged {
+  readonly facts: Facts;
+  readonly verdict: Verdict;
+}
+
+/**
+ * The verdict on a segment, while the rules before still count by both: each must promote the same
+ * component, or call the view joint that it is Primary in. In a joint view half of every segment is
+ * inside, so no majority is left outside that the rules in question could promote.
+ */
+function judgeByAll({ state, now }: Turn, segment: string): Judged {
+  const present = judgeBy(state, segment, now);
+  const { former } = state;
+  if (former === null) return present;
+  const before = judgeBy({ ...state, config: former.config }, segment, now);
+  const promote = (judged: Judged) => judged.verdict.rule === PROMOTE;
+  if (promote(before) && !promote(present)) {
+    return holdsJoint(before.facts, state.config) ? before : present;
+  }
+  if (!promote(present) || holdsJoint(present.facts, former.config)) return present;
+  const words = `by config version ${former.mark.version}, which still counts`;
+  const same = before.facts.candidate?.fingerprint === present.facts.candidate?.fingerprint;
+  if (promote(before) && same) return present;
+  const { rule, because, wouldChange } = before.verdict;
+  return {
+    ...present,
+    verdict: promote(before)
+      ? { rule: "rank.best", because: `${words}, another component comes first`, wouldChange }
+      : { rule, because: clip(`${words}: ${because}`), wouldChange },
+  };
+}
+
+function judgeBy(state: ArbitratorState, segment: string, now: Millis): Judged {
+  const facts = factsOf(state, segment, now);
+  return { facts, verdict: judge(facts) };
+}
+
+/** Is the component Primary already, in a view that is joint by that config. */
+function holdsJoint({ candidate }: Facts, config: ClusterConfig): boolean {
+  const report = candidate?.reporting[0]?.report;
+  return report !== undefined && candidate?.kind === "hold" && isJoint(config, namesOf(report));
+}
+
 /** A deadline after which a verdict may change though nobody speaks. */
 function nextTimed(turn: Turn): Millis {
   const { state, now } = turn;
-  const deadlines = [state.armedAt, state.windowUntil].filter((at) => now < at);
+  const deadlines = [state.armedAt, state.windowUntil, formerUntil(state)].filter((at) => now < at);
   return Math.min(...deadlines, Number.POSITIVE_INFINITY);
 }
 
@@ -403,10 +469,15 @@ function grantTo(turn: Turn, facts: Facts): void {
   const { state, now } = turn;
   const { candidate, segment } = facts;
   if (candidate === null) return;
-  const active = new Set(activeServers(state, segment));
-  const chosen = candidate.reporting
-    .filter((each) => active.has(each.server))
-    .reduce((best, each) => (each.report.lastCommitted > best.report.lastCommitted ? each : best));
+  // By id: the facts may be of the rules before.
+  const active = new Set(activeServers(state, segment).map(({ id }) => id));
+  const able = candidate.reporting.filter((each) => active.has(each.server.id));
+  const [first] = able;
+  if (first === undefined) return;
+  const chosen = able.reduce(
+    (best, each) => (each.report.lastCommitted > best.report.lastCommitted ? each : best),
+    first,
+  );
   const epoch = state.durable.epoch + 1;
   const kind = candidate.kind === "form" ? "form" : "hold";
   const grant: Grant = {
@@ -465,7 +536,12 @@ function open(turn: Turn, grant: Grant): void {
     grant,
     epochs: [
       ...durable.epochs,
-      { epoch: grant.epoch, segment: grant.segment, forkPoint: grant.forkPoint },
+      {
+        epoch: grant.epoch,
+        segment: grant.segment,
+        forkPoint: grant.forkPoint,
+        ...(turn.state.mark === null ? {} : { configVersion: turn.state.mark.version }),
+      },
     ].slice(-EPOCHS_MAX),
     primarySegment: grant.segment,
   });
@@ -484,7 +560,8 @@ function bootstrapFrom(
     state.diskError !== null ||
     state.durable.paused !== null ||
     now < state.armedAt ||
-    now < state.orderPauseUntil;
+    now < state.orderPauseUntil ||
+    !isFirstBefore(state, server.id, now);
   if (barred) return false;
   const epoch = state.durable.epoch + 1;
   // A survivor that runs forms the Primary where it is; a stopped one has to be started for it.
@@ -541,6 +618,13 @@ function bootstrapFrom(
     expiresMs: state.config.timing.orderMaxAgeMs,
   });
   return true;
+}
+
+/** Would the rules before, while they still count, begin with that server too. */
+function isFirstBefore(state: ArbitratorState, id: PartyId, now: Millis): boolean {
+  if (state.former === null) return true;
+  const before = chooseBootstrap({ ...state, config: state.former.config }, now);
+  return before.is === "ready" && before.server.id === id;
 }
 
 /** A bootstrapped server reports Primary within this, or another order is given. */
@@ -611,6 +695,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
             epochs: state.durable.epochs.filter((record) => record.epoch > report.epochServed),
             ...standingFor(state, from, now),
             retired: [...state.durable.retired],
+            ...(state.mark === null ? {} : { config: state.mark }),
             start: startVerdict(state, report, now),
           },
   };
@@ -627,28 +712,28 @@ function promiseFor(
 ): number | null | string {
   const { report, now } = options;
   const { grant } = state.durable;
-  const segment = state.config.serverById.get(from)?.segment;
+  const segment = voter(state, from)?.segment;
   const names = namesOf(report);
   if (state.observing !== null) return `no promise: ${state.observing}`;
   if (state.diskError !== null) return `no promise: ${state.diskError}`;
   if (report.primary !== "yes") return "no promise: not Primary";
   if (grant !== null && grant.segment === segment) {
-    const { retired } = state.durable;
-    return holdsMajority(state.config, grant.segment, names, retired) ||
-      isJoint(state.config, names)
+    return holdsMajorityHere(state, grant.segment, names) || isJointHere(state, names)
       ? grant.epoch
       : "no promise: less than half of the segment is in the view";
   }
   if (grant !== null) return `no promise: ${grant.segment} holds epoch ${grant.epoch}`;
-  if (!isJoint(state.config, names)) return "no promise: Primary alone without a grant";
+  if (!isJointHere(state, names)) return "no promise: Primary alone without a grant";
   const maxAgeMs = state.config.timing.suspectMs;
-  const flowing = state.config.segments.every(({ servers }) => {
+  const flows = ({ servers }: SegmentConfig): boolean => {
     let count = 0;
     for (const server of servers) {
       const young = youngReport(state, server.id, { now, maxAgeMs });
       if (young?.fingerprint === report.fingerprint && young.probe !== "hanging") count++;
     }
     return 2 * count >= servers.length;
-  });
+  };
+  const { config, former } = state;
+  const flowing = config.segments.every(flows) && former?.config.segments.every(flows) !== false;
   return flowing ? null : "no promise: commits flow at less than half of a segment";
 }

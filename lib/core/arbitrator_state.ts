@@ -5,9 +5,10 @@
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
 import type { BASES, Happened, Standing, Verdict } from "../message/arbitrator.ts";
 import type { HistoryAsk } from "../message/command.ts";
-import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
+import type { ConfigMark, EpochRecord, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { namesIn } from "../wsrep_status.ts";
+import type { MarkedConfig } from "./arbitrator_config.ts";
 import type { CommonEffect, CommonEvent, Millis } from "./core.ts";
 
 export type Basis = (typeof BASES)[number];
@@ -57,6 +58,8 @@ export interface ArbitratorDurable {
   readonly retired: readonly PartyId[];
   /** Who ordered what stands: one entry for the pause, each drain and retirement, and a switchover. */
   readonly standing: readonly Standing[];
+  /** Where the config comes from the database: the document in force, and the one before it while it counts. */
+  readonly config?: { readonly active: ConfigMark; readonly former: ConfigMark | null } | undefined;
 }
 
 /** Epoch records kept; a server that served longer ago than that must be reseeded. */
@@ -105,6 +108,16 @@ export interface Held {
 
 export interface ArbitratorState {
   readonly config: ClusterConfig;
+  /** The document in force; null where a site file is. */
+  readonly mark: ConfigMark | null;
+  /** The rules before it, while they still have a say. */
+  readonly former: MarkedConfig | null;
+  /** Since when every server of the rules before has followed; `Infinity` while one has not. */
+  readonly followedAt: Millis;
+  /** A newer document with other rules, which waits. */
+  readonly offered: MarkedConfig | null;
+  /** What it waits for. */
+  readonly configWait: string | null;
   readonly self: PartyId;
   readonly durable: ArbitratorDurable;
   /** Why it only observes until a person re-arms it: its store is lost, damaged, copied or old. */
@@ -155,12 +168,16 @@ export type ArbitratorEvent =
   | { readonly on: "event_log"; readonly illness: string | null }
   /** What the event log has for the question of that ticket. */
   | { readonly on: "history"; readonly ticket: number; readonly result: HistoryResult }
-  | { readonly on: "written"; readonly revision: number; readonly error: string | null };
+  | { readonly on: "written"; readonly revision: number; readonly error: string | null }
+  /** The document that the process goes by, and a newer one with other rules. */
+  | ({ readonly on: "config"; readonly held: MarkedConfig | null } & MarkedConfig);
 
 export type HistoryResult = { readonly events: readonly Happened[] } | { readonly error: string };
 
 export type ArbitratorEffect =
   | CommonEffect<"arbitrator">
+  /** Go by that document, and know the parties that still count. */
+  | { readonly do: "adopt"; readonly mark: ConfigMark }
   /** Write the durable state with fsync; answered by `written`. */
   | { readonly do: "write"; readonly revision: number; readonly durable: ArbitratorDurable }
   /** Read the event log; answered by `history`. */

@@ -1,6 +1,7 @@
 /** What the arbitrator tells a person who asks: what is, what was decided, why, and what would change it. */
 import type { Snapshot, Summary } from "../message/arbitrator.ts";
 import { isJoint } from "../wsrep_status.ts";
+import { configWarnings } from "./arbitrator_config.ts";
 import { clip } from "./arbitrator_rules.ts";
 import { type ArbitratorState, namesOf, youngReport } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
@@ -63,6 +64,7 @@ export function summarize(state: ArbitratorState, now: Millis): Summary {
     warnings: [
       ...doubts,
       ...(state.eventLog === null ? [] : [clip(`the event log: ${state.eventLog}`)]),
+      ...configWarnings(state).map(clip),
       ...config.warnings,
     ],
   };

@@ -116,6 +116,8 @@ export interface DbClientState {
   readonly config: ClusterConfig;
   readonly client: DbClientConfig;
   readonly known: ReadonlyMap<PartyId, Known>;
+  /** Servers that the config has ceased to name: kept out of the balancer's table until then. */
+  readonly gone: readonly { readonly server: DbServerConfig; readonly until: Millis }[];
   /** Since when somebody is being heard without a gap; null while nobody is. */
   readonly speakingSince: Millis | null;
   readonly lineage: string | null;
@@ -163,6 +165,7 @@ export function initial(
     config,
     client,
     known: new Map(config.servers.map(({ id }) => [id, UNKNOWN])),
+    gone: [],
     speakingSince: null,
     lineage: null,
     advances: [],
@@ -260,7 +263,11 @@ function takeConfig(
     return decide(state, [log("config_refused", { because })], now);
   }
   const known = new Map(config.servers.map(({ id }) => [id, state.known.get(id) ?? UNKNOWN]));
-  const next = { ...state, config, client, known, reconcileAt: now };
+  const left = state.config.servers.map((server) => ({ server, until: now + GONE_MS }));
+  const gone = [...left, ...state.gone].filter(
+    ({ server, until }) => now < until && !config.serverByName.has(server.name),
+  );
+  const next = { ...state, config, client, known, gone, reconcileAt: now };
   return decide(next, [log("config_taken", { version: config.version })], now);
 }
 
@@ -551,7 +558,10 @@ function judgeAll(state: DbClientState, effects: DbClientEffect[], now: Millis):
   const judged = state.config.servers.map((server) => judgeServer(state, server, now));
   const candidates = judged.map(({ candidate }) => candidate);
   const { writer: present, outvotedSince } = keepOrYield(state, candidates, now);
-  const target = placeAll(state.config, state.client, candidates, present);
+  const target = [
+    ...placeAll(state.config, state.client, candidates, present),
+    ...placeGone(state.gone, now),
+  ];
   const writer = writerIn(state.client, target);
   const cut = judged
     .filter((one) => one.cut || isCutByOrder(state, one.candidate.server, target))
@@ -565,6 +575,18 @@ function judgeAll(state: DbClientState, effects: DbClientEffect[], now: Millis):
   effects.push(log("target", { changes, cut }));
   return { ...next, reconcileAt: now + state.config.timing.reconcileIntervalMs };
 }
+
+/** A balancer's table names servers that the config does not name any more, and would go on using them. */
+function placeGone(gone: DbClientState["gone"], now: Millis): Target {
+  return gone.flatMap(({ server, until }): Target => {
+    const { name, host, mysqlPort: port } = server;
+    const because = "no longer in the config";
+    return now < until ? [{ name, host, port, place: { as: "out" }, because }] : [];
+  });
+}
+
+/** A balancer that has put a server out leaves it so; its table may lose the line meanwhile. */
+const GONE_MS = 600_000;
 
 /** Is the time over of the order that left this server without new connections. */
 function isCutByOrder(state: DbClientState, server: DbServerConfig, target: Target): boolean {

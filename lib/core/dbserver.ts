@@ -6,8 +6,8 @@
  */
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
-import type { Ack, Position, Report } from "../message/dbserver.ts";
-import { partyType } from "../message/envelope.ts";
+import type { Ack, ConfigMark, Position, Report } from "../message/dbserver.ts";
+import { type PartyId, partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
 import { isJoint } from "../wsrep_status.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
@@ -37,6 +37,8 @@ export interface DbServerStart {
   readonly durable: ServerDurable;
   /** Guards can be run beside this server. @default false */
   readonly guards?: boolean;
+  /** The document that the config is of, and a newer one that is held; absent for a site file. */
+  readonly documents?: Report["config"];
 }
 
 type DbServerCore = Core<DbServerState, DbServerEvent, DbServerEffect> & {
@@ -73,6 +75,9 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     url: start.url,
     minderVersion: start.minderVersion,
     durable: start.durable,
+    documents: start.documents,
+    adopting: null,
+    removed: false,
     written: start.durable,
     writing: false,
     writeAgainAt: now,
@@ -214,6 +219,9 @@ function step(
     case "guarded":
       set(turn, { guard: event.alive });
       break;
+    case "config":
+      hearConfig(turn, event);
+      break;
     case "done":
       hearDone(turn, event.effect, event.error);
       break;
@@ -253,7 +261,10 @@ function hear(turn: Turn, event: Extract<DbServerEvent, { on: "message" }>): voi
       }
       set(turn, { peers: new Map(state.peers).set(from, { report, at: now }) });
       see(turn, report.epochSeen);
-      const vouch = mayVouch(turn.state, report.fingerprint);
+      // A vouch is counted by the rules of whoever relies on it: they must be these.
+      const vouch =
+        sameRules(state.documents?.active, report.config?.active) &&
+        mayVouch(turn.state, report.fingerprint);
       const ms = state.config.timing.leaseMs;
       if (vouch)
         set(turn, { vouchedUntil: Math.max(state.vouchedUntil, now + state.config.outwaitMs) });
@@ -288,10 +299,60 @@ function see(turn: Turn, epoch: number): void {
   if (epoch > turn.state.durable.epochSeen) keep(turn, { epochSeen: epoch });
 }
 
+/** Do both go by the same voters and timings; unknown where either has a site file. */
+function sameRules(one: ConfigMark | undefined, other: ConfigMark | undefined): boolean {
+  return one === undefined || other === undefined || one.rules === other.rules;
+}
+
+/** Another document, or a newer one that waits. */
+function hearConfig(turn: Turn, event: Extract<DbServerEvent, { on: "config" }>): void {
+  const { state } = turn;
+  const { config, mark, held } = event;
+  const before = state.documents?.active;
+  set(turn, { documents: { active: mark, held }, adopting: null });
+  if (mark.checksum === before?.checksum) return;
+  const self = config.serverById.get(state.self.id);
+  log(turn, self === undefined ? "removed" : "config_taken", { version: mark.version });
+  if (self === undefined) {
+    // It leaves by the rules that it knows: those who stay need not hear of it any more.
+    set(turn, { removed: true });
+    return;
+  }
+  const ids = new Set<PartyId>([
+    ...config.arbitrators.map(({ id }) => id),
+    ...(sameRules(before, mark) ? config.servers.map(({ id }) => id) : []),
+  ]);
+  const kept = <Value>(map: ReadonlyMap<PartyId, Value>, known: (id: PartyId) => boolean) =>
+    new Map([...map].filter(([id]) => known(id)));
+  set(turn, {
+    config,
+    self,
+    removed: false,
+    // Vouches were given by other rules, and end by their timings; a lease is outwaited by both.
+    promises: kept(state.promises, (id) => ids.has(id)),
+    peers: kept(state.peers, (id) => config.serverById.has(id)),
+    peerEpochs: kept(state.peerEpochs, (id) => config.serverById.has(id)),
+    clientWriters: kept(state.clientWriters, (id) => config.clients.some((each) => each.id === id)),
+  });
+}
+
+/** The arbitrator's word on the document in force. False if nothing that it promises counts here yet. */
+function hearDocument(turn: Turn, named: ConfigMark | undefined): boolean {
+  const { documents, adopting } = turn.state;
+  if (named === undefined || sameRules(named, documents?.active)) return true;
+  if (adopting?.checksum !== named.checksum) {
+    set(turn, { adopting: named });
+    turn.effects.push({ do: "adopt", mark: named });
+  }
+  // The rules before still count with the arbitrator; those that it has not put in force do not.
+  return documents === undefined || documents.active.version < named.version;
+}
+
 function hearAck(turn: Turn, event: Answered, answer: Ack): void {
   const { sent, sentAt, by } = event;
   if (sent.verb !== "db_status_report" || !("reportNumber" in sent.parameters)) return;
-  const { promise, arbitrator } = answer;
+  const { arbitrator } = answer;
+  const promise = hearDocument(turn, arbitrator?.config) ? answer.promise : null;
   if (partyType(by) === "dbclient") {
     const { clientWriters, config } = turn.state;
     const known = config.clients.some(({ id }) => id === by);
@@ -660,6 +721,11 @@ function hearDone(turn: Turn, effect: DbServerEffect, error: string | null): voi
       set(turn, { handling: null });
       log(turn, `${effect.do}_failed`, { error });
       return;
+    case "adopt":
+      // Without the document it is asked for again with the next answer.
+      set(turn, { adopting: null });
+      if (error !== null) log(turn, "config_missing", { version: effect.mark.version, error });
+      return;
     case "evict":
       evictTold(turn, effect, error);
       return;
@@ -698,7 +764,7 @@ function gate(turn: Turn): void {
     set(turn, { diverged: true });
     log(turn, "diverged", { leftPrimary: state.durable.leftPrimary, epochs: state.epochs });
   }
-  const mayOpen = right.ok && !turn.state.diverged && !state.leaving;
+  const mayOpen = right.ok && !turn.state.diverged && !state.leaving && !state.removed;
   if (mayOpen) {
     // The patience with an adopted mariadbd ends with its first right.
     const never = Number.NEGATIVE_INFINITY;
@@ -708,7 +774,8 @@ function gate(turn: Turn): void {
     else serveOn(turn);
     return;
   }
-  closeDoor(turn, right.ok ? "leaving, or rows beyond a fork point" : right.because);
+  const goes = state.removed ? "no longer in the config" : "leaving, or rows beyond a fork point";
+  closeDoor(turn, right.ok ? goes : right.because);
 }
 
 /**
@@ -848,6 +915,7 @@ function verdictOnStart(state: DbServerState): "join" | "reseed" | null {
     state.handling === null &&
     state.positionRead &&
     !state.leaving &&
+    !state.removed &&
     state.failedStarts < FAILED_STARTS_MAX;
   if (!ready) return null;
   const { startVerdict } = state;
@@ -881,7 +949,8 @@ function manage(turn: Turn): void {
     turn.effects.push({ do: "read_position" });
     return;
   }
-  if (state.process.is === "running" && state.diverged && state.handling === null) {
+  const goes = state.diverged || state.removed;
+  if (state.process.is === "running" && goes && state.handling === null) {
     set(turn, { handling: "stop", leaving: true });
     // Said before it happens: a graceful leave moves Galera's quorum.
     tell(turn);

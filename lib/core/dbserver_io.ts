@@ -1,5 +1,6 @@
 /** What the server watchdog's core is told and asks for. The core itself is dbserver.ts. */
-import type { Position } from "../message/dbserver.ts";
+import type { ClusterConfig } from "../cluster_config.ts";
+import type { ConfigMark, Position } from "../message/dbserver.ts";
 import type { Notify } from "../message/wsrep_notify_cmd.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
 import type { CommonEffect, CommonEvent, Millis } from "./core.ts";
@@ -64,6 +65,13 @@ export type DbServerEvent =
     }
   /** The guard was told of a deadline, or looked for: does it live. */
   | { readonly on: "guarded"; readonly alive: boolean }
+  /** The document that the process goes by, and a newer one that waits for the arbitrator's word. */
+  | {
+      readonly on: "config";
+      readonly config: ClusterConfig;
+      readonly mark: ConfigMark;
+      readonly held: ConfigMark | null;
+    }
   /** An effect that has no event of its own has ended. */
   | { readonly on: "done"; readonly effect: DbServerEffect; readonly error: string | null };
 
@@ -81,6 +89,8 @@ export type DbServerEffect =
   /** Sets the periods that an eviction waits for: evs.join_retrans_period, evs.keepalive_period. */
   | { readonly do: "tune"; readonly periodMs: Millis }
   | { readonly do: "read_position" }
+  /** Go by the document that the arbitrator says is in force; followed by `config`. */
+  | { readonly do: "adopt"; readonly mark: ConfigMark }
   /** Start mariadbd fenced, without gvwstate.dat; `reseed` sets its data aside first, so that it takes a full transfer. */
   | {
       readonly do: "start";

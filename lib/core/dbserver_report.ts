@@ -38,6 +38,7 @@ type News = Pick<
   | "epochServed"
   | "position"
   | "primarySegment"
+  | "config"
 >;
 
 /** What a report at `now` would say of that. */
@@ -69,6 +70,7 @@ function newsWith(state: DbServerState, right: Right): News {
     probe: state.probe,
     guard: state.guard,
     diverged: state.diverged,
+    config: state.documents,
   };
 }
 
@@ -132,6 +134,10 @@ function yesNo(value: boolean): "yes" | "no" {
 }
 
 function becauseOf(state: DbServerState, right: string): string {
+  if (state.removed) {
+    const { version } = state.documents?.active ?? {};
+    return `no longer in the config since version ${version}: ${right}`;
+  }
   if (state.process.is === "stopped") {
     const gaveUp =
       state.failedStarts < FAILED_STARTS_MAX
@@ -166,6 +172,7 @@ export function differs(a: News, b: News): boolean {
     a.weight !== b.weight ||
     a.epochServed !== b.epochServed ||
     a.position !== b.position ||
-    a.primarySegment !== b.primarySegment
+    a.primarySegment !== b.primarySegment ||
+    a.config !== b.config
   );
 }

@@ -6,7 +6,7 @@
  */
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
 import type { MakePrimary, StartOrder } from "../message/arbitrator.ts";
-import type { EpochRecord, Position, Report } from "../message/dbserver.ts";
+import type { ConfigMark, EpochRecord, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { fingerprint, holdsMajority, isJoint, namesIn, type WsrepStatus } from "../wsrep_status.ts";
 import { EPOCHS_MAX } from "./arbitrator_state.ts";
@@ -45,6 +45,12 @@ export interface DbServerState {
   readonly self: DbServerConfig;
   readonly url: string;
   readonly minderVersion: string;
+  /** The document that the config is of, and a newer one that is held; absent where a site file is. */
+  readonly documents: Report["config"];
+  /** The document that the arbitrator has named and that is being fetched. */
+  readonly adopting: ConfigMark | null;
+  /** The document in force does not name this server any more: it goes. */
+  readonly removed: boolean;
 
   readonly durable: ServerDurable;
   /** The durable state that is on disk. */

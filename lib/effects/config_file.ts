@@ -2,7 +2,22 @@
  * Reads a cluster config file. Owns what only a file has: its size, its syntax, its line numbers;
  * what the document must say is cluster_config.ts's.
  */
-import { type ClusterConfig, parseClusterConfig } from "../cluster_config.ts";
+import { createHash } from "node:crypto";
+import {
+  type ClusterConfig,
+  checkClusterConfig,
+  parseClusterConfig,
+  problemsError,
+} from "../cluster_config.ts";
+import {
+  isNodeFile,
+  localize,
+  localKeyProblems,
+  type Marked,
+  type NodeFile,
+  parseNodeFile,
+  rulesText,
+} from "../config_store.ts";
 import { MinderError } from "../errors.ts";
 
 /** Largest config file in bytes; 64 servers and 256 clients take a tenth of it. */
@@ -14,7 +29,7 @@ export const CONFIG_FILE_MAX_BYTES = 1_048_576;
  * @throws MinderError naming the file, and the line where it can be told
  */
 export async function readClusterConfig(path: string): Promise<ClusterConfig> {
-  return parseClusterToml(await readText(path), path);
+  return parseClusterToml(await readConfigText(path), path);
 }
 
 /**
@@ -23,9 +38,63 @@ export async function readClusterConfig(path: string): Promise<ClusterConfig> {
  * @throws MinderError naming `where`, and the line where it can be told
  */
 export function parseClusterToml(text: string, where: string): ClusterConfig {
-  let value: unknown;
+  const value = parseToml(text, where);
+  return parseClusterConfig(value, where, (key) => lineOfKey(text, key));
+}
+
+/** A config document of the database, with its identity. */
+export interface ConfigDocument extends Marked {
+  readonly text: string;
+  /** As it is written. */
+  readonly value: unknown;
+  /** As this host uses it. */
+  readonly config: ClusterConfig;
+}
+
+/**
+ * Reads a document as it is kept in the database, with what only this host knows filled in.
+ *
+ * @param node the node's own file; null where nothing of this host matters
+ * @throws MinderError naming `where`, and the line where it can be told
+ */
+export function parseDocument(text: string, where: string, node: NodeFile | null): ConfigDocument {
+  const value = parseToml(text, where);
+  const lineOf = (key: string) => lineOfKey(text, key);
+  const local = localKeyProblems(value);
+  const checked = checkClusterConfig(localize(value, node));
+  const problems = [...local, ...(checked.ok ? [] : checked.problems)];
+  if (!checked.ok || problems.length > 0) throw problemsError(problems, where, lineOf);
+  const { config } = checked;
+  const mark = {
+    version: config.version,
+    checksum: sha256(text),
+    rules: sha256(rulesText(config)),
+  };
+  return { mark, text, value, config };
+}
+
+/** Hex SHA-256 of a text. */
+export function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}
+
+/** What a config path leads to: a whole cluster's config, or a node's own file. */
+export type ConfigFile =
+  | { readonly is: "site"; readonly config: ClusterConfig }
+  | { readonly is: "node"; readonly node: NodeFile };
+
+/** Reads either. @throws MinderError naming the file */
+export async function readConfigFile(path: string): Promise<ConfigFile> {
+  const text = await readConfigText(path);
+  const value = parseToml(text, path);
+  return isNodeFile(value)
+    ? { is: "node", node: parseNodeFile(value, path) }
+    : { is: "site", config: parseClusterConfig(value, path, (key) => lineOfKey(text, key)) };
+}
+
+function parseToml(text: string, where: string): unknown {
   try {
-    value = Bun.TOML.parse(text);
+    return Bun.TOML.parse(text);
   } catch (error) {
     const line = brokenLine(text);
     throw new MinderError("Cannot read cluster config: it is not TOML", {
@@ -34,10 +103,10 @@ export function parseClusterToml(text: string, where: string): ClusterConfig {
       cause: error,
     });
   }
-  return parseClusterConfig(value, where, (key) => lineOfKey(text, key));
 }
 
-async function readText(path: string): Promise<string> {
+/** The text of a config file. @throws MinderError naming the file */
+export async function readConfigText(path: string): Promise<string> {
   const file = Bun.file(path);
   let bytes: Uint8Array;
   try {

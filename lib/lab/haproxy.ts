@@ -24,6 +24,8 @@ export function prepareHaproxy(options: {
   readonly directory: string;
   readonly host: LabHost;
   readonly servers: readonly LabHost[];
+  /** Servers in its table that take no connection until somebody says so. */
+  readonly spare?: readonly string[];
   readonly enter: readonly string[];
   /** Loopback labs share 127.0.0.1, so there only the host's own address is listened on. */
   readonly namespaced: boolean;
@@ -35,14 +37,15 @@ export function prepareHaproxy(options: {
       hint: "Install what the lab needs with scripts/setup.ts",
     });
   }
-  const { host, servers } = options;
+  const { host, servers, spare = [] } = options;
   const directory = join(options.directory, host.name);
   mkdirSync(directory, { recursive: true });
   chmodSync(directory, 0o755);
   const config = join(directory, "haproxy.cfg");
   const socket = join(directory, "haproxy.sock");
   const lines = servers.map(
-    (server) => `  server ${server.name} ${server.address}:3306 weight 100`,
+    (server) =>
+      `  server ${server.name} ${server.address}:3306 weight 100${spare.includes(server.name) ? " disabled" : ""}`,
   );
   writeFileSync(
     config,

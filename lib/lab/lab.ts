@@ -122,7 +122,9 @@ export async function openLab(name: string, options: LabOptions = {}): Promise<L
     for (const host of apps) {
       const enter = network.enter(host.name);
       const { namespaced } = network;
-      balancers.set(host.name, prepareHaproxy({ directory, host, servers, enter, namespaced }));
+      const { spare = [] } = options;
+      const files = { directory, host, servers, spare, enter, namespaced };
+      balancers.set(host.name, prepareHaproxy(files));
     }
     const secretsFile = join(directory, "secrets.json");
     writeFileSync(secretsFile, JSON.stringify(template.secrets), { mode: 0o600 });
@@ -130,7 +132,18 @@ export async function openLab(name: string, options: LabOptions = {}): Promise<L
       writeFileSync(join(directory, `${user}.password`), `${password}\n`, { mode: 0o600 });
     }
     stage(`${servers.length} servers and ${apps.length} balancers prepared`);
-    return new Lab({ name, directory, network, template, serverFiles, balancers, lock, log });
+    const spare = new Set(options.spare);
+    return new Lab({
+      name,
+      directory,
+      network,
+      template,
+      serverFiles,
+      spare,
+      balancers,
+      lock,
+      log,
+    });
   } catch (error) {
     await removeRemains(name, directory);
     lock.release();
@@ -154,6 +167,7 @@ interface LabParts {
   readonly network: Network;
   readonly template: Template;
   readonly serverFiles: ReadonlyMap<string, ServerFiles>;
+  readonly spare: ReadonlySet<string>;
   readonly balancers: ReadonlyMap<string, HaproxyFiles>;
   readonly lock: Lock;
   readonly log: (line: string) => void;
@@ -170,6 +184,7 @@ export class Lab {
   readonly secrets: Secrets;
   /** The template was in the cache. */
   readonly templateCached: boolean;
+  readonly #spare: ReadonlySet<string>;
   readonly #lock: Lock;
   readonly #log: (line: string) => void;
   readonly #processes: LabProcess[] = [];
@@ -182,6 +197,7 @@ export class Lab {
     this.balancers = parts.balancers;
     this.secrets = parts.template.secrets;
     this.templateCached = parts.template.cached;
+    this.#spare = parts.spare;
     this.#lock = parts.lock;
     this.#log = parts.log;
   }
@@ -203,7 +219,7 @@ export class Lab {
   }
 
   /**
-   * Starts all servers without watchdogs and waits until all are Synced.
+   * Starts all servers but the spare ones without watchdogs and waits until all are Synced.
    *
    * The data directories are as after a crash of all at one moment: equal, and each remembers the
    * view it was in. Galera then restores the primary component by itself as soon as all have met,
@@ -215,9 +231,10 @@ export class Lab {
     options: { readonly arguments?: readonly string[] } = {},
   ): Promise<ReadonlyMap<string, DirectServer>> {
     const stage = stopwatch(this.#log);
-    writeRecoveryViews([...this.servers.values()]);
+    const present = [...this.servers].filter(([host]) => !this.#spare.has(host));
+    writeRecoveryViews(present.map(([, files]) => files));
     const started = new Map<string, DirectServer>();
-    for (const [host, files] of this.servers) {
+    for (const [host, files] of present) {
       const all = [...(options.arguments ?? []), meetingArgument(files)];
       started.set(host, this.startServer(host, { arguments: all }));
     }

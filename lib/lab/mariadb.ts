@@ -110,13 +110,14 @@ plugin_load_add = wsrep_info
 
 const SHARED_PROVIDER_OPTIONS = "gcache.size=16M;gcache.page_size=16M";
 
-/** The minder's account is exactly what `just grants` prints; that it may count rows is the lab's. */
+/** The minder's account is exactly what `just grants` prints; that it may count rows, and push configs, is the lab's. */
 function setupSql(secrets: Secrets): string {
   const account = { ...secrets.minder, host: "%" };
   return `
 ${accountStatements(account).join(";\n")};
 CREATE TABLE minder.probe
   (node INT UNSIGNED NOT NULL PRIMARY KEY, at TIMESTAMP(6) NOT NULL) ENGINE=InnoDB;
+GRANT INSERT ON minder.* TO ${accountName(account)};
 CREATE DATABASE app;
 CREATE TABLE app.written (writer VARCHAR(32) NOT NULL, number BIGINT UNSIGNED NOT NULL,
   server VARCHAR(64) NOT NULL, PRIMARY KEY (writer, number)) ENGINE=InnoDB;

@@ -27,6 +27,8 @@ const ASK_TIMEOUT_MS = 1_000;
 export interface MindedOptions extends LabOptions {
   /** How far evidence goes before Galera gives up on a server. @default "off" */
   readonly evict?: ClusterConfig["evict"];
+  /** The config is kept in the database, and each host has a node's own file. @default false */
+  readonly database?: boolean;
   /** Lines added to the config's [cluster] table, as `on_double_fault = "fence"`. */
   readonly cluster?: readonly string[];
   /** Lines of the config's [timing] table, as `lease_ms = 2000`. */
@@ -50,7 +52,10 @@ export async function openMinded(name: string, options: MindedOptions = {}): Pro
   for (const kind of SECRETS) writeSecretFile(secretPath(lab, kind));
   writeFileSync(path, configText(lab, options));
   try {
-    return new Minded(lab, path, await readClusterConfig(path));
+    const config = await readClusterConfig(path);
+    if (options.database !== true) return new Minded(lab, { path, config, document: null });
+    for (const { name: host } of lab.hosts) writeNodeFile(lab, host);
+    return new Minded(lab, { path, config, document: documentText(lab, options) });
   } catch (error) {
     await lab.down();
     throw error;
@@ -77,10 +82,89 @@ function secretPath(lab: Lab, kind: (typeof SECRETS)[number]): string {
   return join(lab.directory, `${kind}.secret`);
 }
 
+const quote = (value: string | readonly string[]) => JSON.stringify(value);
+
+function stateDir(lab: Lab, host: string): string {
+  return quote(join(lab.directory, host, "minder"));
+}
+
+/** Where a host's own file is, in a lab whose config is in the database. */
+export function nodeFile(lab: Lab, host: string): string {
+  return join(lab.directory, host, "node.toml");
+}
+
+/** Writes what only that host knows. */
+function writeNodeFile(lab: Lab, name: string): void {
+  const host = lab.hosts.find((one) => one.name === name);
+  if (host === undefined) throw new MinderError(`There is no host ${name}`);
+  const { servers } = lab.network.topology;
+  const own = host.role === "dbserver" ? lab.server(name) : null;
+  const type = host.role === "app" ? "dbclient" : host.role;
+  const addresses = [
+    ...(own === null ? [] : [own.socket]),
+    ...servers.filter((one) => one.name !== name).map(({ address }) => `${address}:3306`),
+  ];
+  const account = [
+    `user = ${quote(lab.secrets.minder.user)}`,
+    `password_file = ${quote(lab.passwordFile("minder"))}`,
+  ];
+  mkdirSync(join(lab.directory, name), { recursive: true });
+  const lines = [
+    "[node]",
+    `id = ${quote(`${type}.${host.serial}`)}`,
+    `state_dir = ${stateDir(lab, name)}`,
+    "[database]",
+    `addresses = ${quote(addresses)}`,
+    ...account,
+    "[local]",
+    ...account,
+    ...(own === null ? [] : localLines(lab, host)),
+    ...(host.role === "app"
+      ? [`balancer_socket = ${quote(lab.balancers.get(name)?.socket ?? "")}`]
+      : []),
+    ...securityLines(lab),
+    "",
+  ];
+  writeFileSync(nodeFile(lab, name), lines.join("\n"));
+}
+
+/** How a watchdog runs its mariadbd: for itself alone to know. */
+function localLines(lab: Lab, host: LabHost): readonly string[] {
+  const files = lab.server(host.name);
+  return [
+    `mysql_socket = ${quote(files.socket)}`,
+    `datadir = ${quote(files.datadir)}`,
+    // The watchdog runs on that host already.
+    `mariadbd = ${quote(files.command.slice(lab.network.enter(host.name).length))}`,
+  ];
+}
+
+function securityLines(lab: Lab): readonly string[] {
+  return [
+    "[security]",
+    `secret_file = ${quote(secretPath(lab, "node"))}`,
+    `operator_file = ${quote(secretPath(lab, "operator"))}`,
+  ];
+}
+
+/** A whole site file, as it stands without a database. */
 function configText(lab: Lab, options: MindedOptions): string {
+  return clusterText(lab, options, { local: true });
+}
+
+/** The document for the database: the same, without what each host has in its own file. */
+export function documentText(lab: Lab, options: MindedOptions): string {
+  return clusterText(lab, options, { local: false });
+}
+
+function clusterText(
+  lab: Lab,
+  options: MindedOptions,
+  { local }: { readonly local: boolean },
+): string {
   const { topology } = lab.network;
-  const quote = (value: string | readonly string[]) => JSON.stringify(value);
-  const stateDir = (host: LabHost) => quote(join(lab.directory, host.name, "minder"));
+  const present = topology.servers.filter(({ name }) => options.spare?.includes(name) !== true);
+  const hostOnly = (lines: readonly string[]) => (local ? lines : []);
   return [
     "# Of the lab; written anew at each start of it.",
     "version = 1",
@@ -91,33 +175,26 @@ function configText(lab: Lab, options: MindedOptions): string {
     ...(options.cluster ?? []),
     "[timing]",
     ...(options.timing ?? []),
-    "[database]",
-    `user = ${quote(lab.secrets.minder.user)}`,
-    `password_file = ${quote(lab.passwordFile("minder"))}`,
-    "[security]",
-    `secret_file = ${quote(secretPath(lab, "node"))}`,
-    `operator_file = ${quote(secretPath(lab, "operator"))}`,
+    ...hostOnly([
+      "[database]",
+      `user = ${quote(lab.secrets.minder.user)}`,
+      `password_file = ${quote(lab.passwordFile("minder"))}`,
+      ...securityLines(lab),
+    ]),
     "[[arbitrator]]",
     "serial = 1",
     `host = ${quote(topology.arbitrator.address)}`,
     `port = ${ARBITRATOR_PORT}`,
-    `state_dir = ${stateDir(topology.arbitrator)}`,
-    ...topology.servers.flatMap((host) => {
-      const files = lab.server(host.name);
-      return [
-        "[[dbserver]]",
-        `serial = ${host.serial}`,
-        `name = ${quote(host.name)}`,
-        `segment = ${quote(host.segment ?? "")}`,
-        `host = ${quote(host.address)}`,
-        `port = ${SERVER_PORT}`,
-        `mysql_socket = ${quote(files.socket)}`,
-        `datadir = ${quote(files.datadir)}`,
-        // The watchdog runs on that host already.
-        `mariadbd = ${quote(files.command.slice(lab.network.enter(host.name).length))}`,
-        `state_dir = ${stateDir(host)}`,
-      ];
-    }),
+    ...hostOnly([`state_dir = ${stateDir(lab, topology.arbitrator.name)}`]),
+    ...present.flatMap((host) => [
+      "[[dbserver]]",
+      `serial = ${host.serial}`,
+      `name = ${quote(host.name)}`,
+      `segment = ${quote(host.segment ?? "")}`,
+      `host = ${quote(host.address)}`,
+      `port = ${SERVER_PORT}`,
+      ...hostOnly([...localLines(lab, host), `state_dir = ${stateDir(lab, host.name)}`]),
+    ]),
     ...topology.apps.flatMap((host) => [
       "[[dbclient]]",
       `serial = ${host.serial}`,
@@ -128,7 +205,7 @@ function configText(lab: Lab, options: MindedOptions): string {
       ...(options.client?.(host) ?? []),
       "[dbclient.balancer]",
       'kind = "haproxy"',
-      `socket = ${quote(lab.balancers.get(host.name)?.socket ?? "")}`,
+      ...hostOnly([`socket = ${quote(lab.balancers.get(host.name)?.socket ?? "")}`]),
       `backend = ${quote(BACKEND)}`,
     ]),
     "",
@@ -140,16 +217,30 @@ export class Minded {
   readonly lab: Lab;
   readonly configPath: string;
   readonly config: ClusterConfig;
+  /** What is pushed before the first minder starts; null where the site file is the config. */
+  readonly #document: string | null;
   readonly #minders = new Map<string, LabProcess>();
 
-  constructor(lab: Lab, configPath: string, config: ClusterConfig) {
+  constructor(
+    lab: Lab,
+    options: {
+      readonly path: string;
+      readonly config: ClusterConfig;
+      readonly document: string | null;
+    },
+  ) {
     this.lab = lab;
-    this.configPath = configPath;
-    this.config = config;
+    this.configPath = options.path;
+    this.config = options.config;
+    this.#document = options.document;
   }
 
   /** Starts everything, and waits until the arbitrator calls the cluster healthy. */
   async start(): Promise<void> {
+    if (this.#document !== null) {
+      await this.#startFromDatabase(this.#document);
+      return;
+    }
     const { topology } = this.lab.network;
     this.initArbitrator();
     this.startMinder(topology.arbitrator.name);
@@ -164,17 +255,47 @@ export class Minded {
     await this.untilHealth("healthy");
   }
 
+  /** The database first: that is where the minders find their config. */
+  async #startFromDatabase(document: string): Promise<void> {
+    const { lab } = this;
+    const started = await lab.startServers();
+    const file = join(lab.directory, "document.toml");
+    writeFileSync(file, document);
+    for (const words of [["init"], ["push", file, "--yes", "--note", "the first"]]) {
+      const { code, said } = this.configOrder(...words);
+      if (code !== 0) throw new MinderError(`Cannot set the config up: ${said}`);
+    }
+    this.initArbitrator();
+    this.startMinder(lab.network.topology.arbitrator.name);
+    for (const { name } of lab.network.topology.apps) {
+      await lab.startBalancer(name);
+      this.startMinder(name);
+    }
+    for (const name of started.keys()) this.startMinder(name);
+    await this.untilHealth("healthy");
+  }
+
+  /** `config.ts` as a person calls it: its exit code and what it said. */
+  configOrder(...words: readonly string[]): { readonly code: number; readonly said: string } {
+    const script = join(SCRIPTS, "config.ts");
+    const arb = this.lab.network.topology.arbitrator.name;
+    const command = [process.execPath, script, "--config", nodeFile(this.lab, arb), ...words];
+    const done = Bun.spawnSync([...this.lab.network.enter(arb), ...command], { timeout: 30_000 });
+    return { code: done.exitCode, said: done.stdout.toString() + done.stderr.toString() };
+  }
+
   /** Makes the arbitrator's store, as an operator does once. */
   initArbitrator(): void {
     const { name } = this.lab.network.topology.arbitrator;
     mkdirSync(join(this.lab.directory, name), { recursive: true });
-    const made = Bun.spawnSync([...this.#script("arbitrator"), "--init"]);
+    const enter = this.#document === null ? [] : this.lab.network.enter(name);
+    const made = Bun.spawnSync([...enter, ...this.#script("arbitrator", name), "--init"]);
     if (!made.success) throw new MinderError(`Cannot make the store: ${made.stderr.toString()}`);
   }
 
   /** Starts the minder of a host: each finds its role from the config and its addresses. */
   startMinder(host: string): LabProcess {
-    const started = this.lab.start(host, this.#script("minder"), { name: "minder" });
+    const started = this.lab.start(host, this.#script("minder", host), { name: "minder" });
     this.#minders.set(host, started);
     return started;
   }
@@ -186,14 +307,9 @@ export class Minded {
     return found;
   }
 
-  #script(name: string): string[] {
-    return [
-      process.execPath,
-      join(SCRIPTS, `${name}.ts`),
-      "--config",
-      this.configPath,
-      ...this.#node(name),
-    ];
+  #script(name: string, host: string): string[] {
+    const config = this.#document === null ? this.configPath : nodeFile(this.lab, host);
+    return [process.execPath, join(SCRIPTS, `${name}.ts`), "--config", config, ...this.#node(name)];
   }
 
   #node(name: string): string[] {

@@ -5,6 +5,8 @@ import { MinderError } from "../errors.ts";
 export interface TopologyOptions {
   /** Database servers per data centre. @default [2, 2] */
   readonly servers?: readonly number[];
+  /** Names of servers that are not there at first: they come later, or never. @default none */
+  readonly spare?: readonly string[];
   /** Application hosts. @default 2 */
   readonly apps?: number;
 }

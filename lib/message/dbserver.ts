@@ -64,6 +64,16 @@ export const EndedSchema = v.strictObject({
 });
 export type Ended = v.InferOutput<typeof EndedSchema>;
 
+/** Identity of a config document of the database. */
+export const ConfigMarkSchema = v.strictObject({
+  version: CountSchema,
+  /** SHA-256 of the text: two documents pushed on two sides of a cut may have one version. */
+  checksum: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
+  /** The same of what decides who may serve: voters and timings. */
+  rules: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
+});
+export type ConfigMark = v.InferOutput<typeof ConfigMarkSchema>;
+
 /** `db_status_report`: the whole state of one server, as its watchdog last saw it. */
 export const ReportSchema = v.strictObject({
   /** Rises with every report of this session; orders quote the one they were decided on. */
@@ -136,6 +146,10 @@ export const ReportSchema = v.strictObject({
     provider: v.pipe(v.string(), v.maxLength(64)),
     minder: v.pipe(v.string(), v.maxLength(64)),
   }),
+  /** Where the config comes from the database: the document it goes by, and a newer one that it holds. */
+  config: v.optional(
+    v.strictObject({ active: ConfigMarkSchema, held: v.nullable(ConfigMarkSchema) }),
+  ),
   /** Why it serves or does not, in words. */
   because: WordsSchema,
 });
@@ -146,6 +160,8 @@ export const EpochRecordSchema = v.strictObject({
   epoch: CountSchema,
   segment: NameSchema,
   forkPoint: v.nullable(PositionSchema),
+  /** Version of the config under which it was granted, where that comes from the database. */
+  configVersion: v.optional(CountSchema),
 });
 export type EpochRecord = v.InferOutput<typeof EpochRecordSchema>;
 
@@ -183,6 +199,8 @@ export const AckSchema = v.strictObject({
       cutting: v.boolean(),
       /** Servers without a say, by a person's order: left out where a segment's majority is counted. */
       retired: v.pipe(v.array(PartyIdSchema), v.maxLength(64)),
+      /** Where the config comes from the database: the document that is in force. */
+      config: v.optional(ConfigMarkSchema),
       /** Verdict for a stopped server. */
       start: v.picklist(["join", "reseed", "bootstrap", "wait"]),
     }),

@@ -1,7 +1,8 @@
 /** The arbitrator as a process: its store, its core, its loop. */
 import { join } from "node:path";
 import type { ArbitratorConfig, ClusterConfig } from "../cluster_config.ts";
-import { arbitratorCore } from "../core/arbitrator.ts";
+import { type ArbitratorStart, arbitratorCore } from "../core/arbitrator.ts";
+import type { MarkedConfig } from "../core/arbitrator_config.ts";
 import {
   type ArbitratorDurable,
   type ArbitratorEffect,
@@ -17,9 +18,11 @@ import { machineId, type StateFile, stateFile } from "../effects/state_file.ts";
 import { MinderError } from "../errors.ts";
 import { createLog } from "../log.ts";
 import type { HistoryAsk } from "../message/command.ts";
+import type { ConfigMark } from "../message/dbserver.ts";
 import { systemClock } from "../wakeup.ts";
+import type { ConfigKeeper } from "./config_keeper.ts";
 import { ArbitratorDurableSchema } from "./durable.ts";
-import { EFFECT_LIMIT_MS, startParty, untilSignalled } from "./party.ts";
+import { EFFECT_LIMIT_MS, listenAt, startParty, untilSignalled } from "./party.ts";
 
 /** Opens the store: trusted, or to be observed with only, and why. */
 async function openStore(
@@ -71,6 +74,7 @@ export async function initArbitrator(config: ClusterConfig, self: ArbitratorConf
 export async function runArbitrator(
   config: ClusterConfig,
   self: ArbitratorConfig,
+  keeper: ConfigKeeper | null = null,
 ): Promise<number> {
   const clock = systemClock();
   const log = createLog({ role: "arbitrator", node: self.id, wall: clock.wall });
@@ -85,11 +89,13 @@ export async function runArbitrator(
       party.loop.tell({ on: "event_log", illness });
     },
   });
-  const core = arbitratorCore({ config, self: self.id, durable, observing });
+  const source = await documentsOf(config, durable, keeper);
+  const core = arbitratorCore({ ...source, self: self.id, durable, observing });
   const party = startParty<ArbitratorState, ArbitratorEvent, ArbitratorEffect>({
-    config,
+    config: union(source.config, source.former),
+    keeper,
     self: self.id,
-    listen: self,
+    listen: listenAt(self, keeper),
     controlSocket: controlSocketOf(self),
     core,
     initial: core.initial(clock.now()),
@@ -103,6 +109,10 @@ export async function runArbitrator(
         const found = await events.read(queryOf(effect.ask));
         return { on: "history", ticket: effect.ticket, result: { events: fitting(found) } };
       }
+      if (effect.do === "adopt") {
+        await keeper?.adopt(effect.mark);
+        return null;
+      }
       const keptAs = await store.write(effect.durable);
       if (keptAs !== null) log.warn("state_set_aside", { keptAs });
       return { on: "written", revision: effect.revision, error: null };
@@ -114,7 +124,7 @@ export async function runArbitrator(
         : null;
     },
     limitMs: (effect) => (effect.do === "read_history" ? HISTORY_LIMIT_MS : EFFECT_LIMIT_MS),
-    laneOf: (effect) => (effect.do === "write" ? "store" : null),
+    laneOf: (effect) => (effect.do === "write" || effect.do === "adopt" ? effect.do : null),
     phaseOf: (state) => ({
       phase: state.observing ?? state.diskError ?? holder(state),
       because: state.decisions[0]?.verdict.because ?? "",
@@ -124,6 +134,14 @@ export async function runArbitrator(
     log,
   });
   events.add("started", durable.epoch, { config: config.version, observing });
+  keeper?.watch(log, ({ active, held }) => {
+    const { former, mark } = party.loop.state().core;
+    // While the rules before still count, those who are only in them are heard too.
+    party.adopt(union(active.config, former), keeper.version());
+    if (mark?.rules !== active.mark.rules)
+      log.info("config_behind", { version: active.mark.version });
+    party.loop.tell({ on: "config", config: active.config, mark: active.mark, held });
+  });
   return await untilSignalled(party, log, async () => {
     events.add("stopped", party.loop.state().core.durable.epoch, {});
     await events.close(EVENTS_CLOSE_MS);
@@ -150,6 +168,38 @@ function fitting(events: readonly StoredEvent[]): readonly StoredEvent[] {
     return size > HISTORY_TEXT_MAX;
   });
   return events.slice(first + 1);
+}
+
+/**
+ * The document in force, and the one before it while it counts: the store names them, and has the last
+ * word. @throws MinderError if one of them is neither on this host nor in the database
+ */
+async function documentsOf(
+  config: ClusterConfig,
+  durable: ArbitratorDurable,
+  keeper: ConfigKeeper | null,
+): Promise<Pick<ArbitratorStart, "mark" | "former" | "config">> {
+  if (keeper === null) return { config };
+  const noted = durable.config;
+  if (noted === undefined) return { config, mark: keeper.shelf().active.mark };
+  const find = async (mark: ConfigMark): Promise<MarkedConfig> => {
+    const found = await keeper.find(mark);
+    if (found !== null) return found;
+    throw new MinderError(`Cannot find config version ${mark.version}, which is in force`, {
+      where: "the local copy and minder.config",
+      hint: "Bring a database server that has it within reach",
+    });
+  };
+  const active = await find(noted.active);
+  await keeper.adopt(noted.active);
+  const former = noted.former === null ? null : await find(noted.former);
+  return { config: active.config, mark: active.mark, former };
+}
+
+/** A config that also knows how to reach the parties of the one before. */
+function union(config: ClusterConfig, former: MarkedConfig | null | undefined): ClusterConfig {
+  if (former === null || former === undefined) return config;
+  return { ...config, urlById: new Map([...former.config.urlById, ...config.urlById]) };
 }
 
 function holder(state: ArbitratorState): string {

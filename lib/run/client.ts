@@ -13,13 +13,18 @@ import { onlyServing, startReconciler } from "../effects/balancer.ts";
 import { createBalancer } from "../effects/balancers.ts";
 import { createLog } from "../log.ts";
 import { systemClock } from "../wakeup.ts";
-import { startParty, untilSignalled } from "./party.ts";
+import type { ConfigKeeper } from "./config_keeper.ts";
+import { listenAt, startParty, untilSignalled } from "./party.ts";
 
 /** Hard limit of one pass over the balancer: connect, read, apply, read back. */
 const PASS_TIMEOUT_MS = 2_000;
 
 /** Runs the client minder until it is told to stop; the balancer runs on as it is. Returns the exit code. */
-export async function runClient(config: ClusterConfig, self: DbClientConfig): Promise<number> {
+export async function runClient(
+  config: ClusterConfig,
+  self: DbClientConfig,
+  keeper: ConfigKeeper | null = null,
+): Promise<number> {
   const clock = systemClock();
   const log = createLog({ role: "dbclient", node: self.id, wall: clock.wall });
   const balancer = createBalancer(self.balancer);
@@ -32,8 +37,9 @@ export async function runClient(config: ClusterConfig, self: DbClientConfig): Pr
   });
   const party = startParty<DbClientState, DbClientEvent, DbClientEffect>({
     config,
+    keeper,
     self: self.id,
-    listen: self,
+    listen: listenAt(self, keeper),
     controlSocket: null,
     core: { step, dueAt },
     initial: initial(config, self.id, clock.now(), writer),
@@ -50,6 +56,10 @@ export async function runClient(config: ClusterConfig, self: DbClientConfig): Pr
     status: (state, now) => describe(state, now),
     clock,
     log,
+  });
+  keeper?.watch(log, ({ active }) => {
+    party.adopt(active.config, active.mark.version);
+    party.loop.tell({ on: "config", config: active.config });
   });
   return await untilSignalled(party, log, () => reconciler.stop());
 }

@@ -3,7 +3,7 @@ import * as v from "valibot";
 import type { ArbitratorDurable } from "../core/arbitrator_state.ts";
 import type { ServerDurable } from "../core/dbserver_io.ts";
 import { BASES, StandingSchema } from "../message/arbitrator.ts";
-import { EpochRecordSchema, PositionSchema } from "../message/dbserver.ts";
+import { ConfigMarkSchema, EpochRecordSchema, PositionSchema } from "../message/dbserver.ts";
 import {
   CountSchema,
   FingerprintSchema,
@@ -55,4 +55,7 @@ export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable
   retired: v.array(PartyIdSchema),
   // A store of before there were such is read all the same.
   standing: v.optional(v.array(StandingSchema), []),
+  config: v.optional(
+    v.strictObject({ active: ConfigMarkSchema, former: v.nullable(ConfigMarkSchema) }),
+  ),
 });

@@ -19,6 +19,7 @@ import { type PartyId, partyType } from "../message/envelope.ts";
 import { tokenBuckets } from "../rate.ts";
 import { signingKey } from "../seal.ts";
 import { type Clock, systemWakeup } from "../wakeup.ts";
+import type { ConfigKeeper } from "./config_keeper.ts";
 import { notifierOfProcess, supervise } from "./supervised.ts";
 
 /** An effect without a time limit of its own ends within this. */
@@ -37,6 +38,8 @@ const OWN_ADDRESSES_MS = 5_000;
 
 export interface PartyOptions<S, E, F> {
   readonly config: ClusterConfig;
+  /** Where the config comes from the database. @default none */
+  readonly keeper?: ConfigKeeper | null;
   readonly self: PartyId;
   readonly listen: { readonly host: string; readonly port: number };
   /** Unix socket for questions and orders from this very host; null for none. */
@@ -59,6 +62,8 @@ export interface Party<S, E, F> {
   readonly loop: Loop<S, E, F>;
   /** Where it listens. */
   readonly url: string;
+  /** Goes on with another config, saying that it has that version. */
+  adopt(config: ClusterConfig, version: number): void;
   /** Stops in order: no new requests, no wakeup, running effects within a bound. */
   stop(): Promise<void>;
 }
@@ -122,13 +127,15 @@ function ownAddresses(now: () => Millis): (address: string) => boolean {
 export function startParty<S, E extends { readonly on: string }, F extends { readonly do: string }>(
   options: PartyOptions<S, E, F>,
 ): Party<S, E, F> {
-  const { config, self, core, clock, log } = options;
+  const { config, self, core, clock, log, keeper = null } = options;
   const secrets = openKeys(config, { self, host: options.listen.host, log });
   const unsigned = takesUnsigned(config.security);
   const tlsConfig = config.security.tls;
   const serverTls = tlsConfig === null ? null : readTls(tlsConfig, self);
   const ownTls = clientTls(tlsConfig, self);
-  const machine = mailroom<S, E, F>({ self, config, session: crypto.randomUUID(), core });
+  const session = crypto.randomUUID();
+  const configVersion = keeper?.version() ?? config.version;
+  const machine = mailroom<S, E, F>({ self, config, session, core, configVersion });
   const loop = startLoop<S, E, F>({
     machine,
     state: machine.initial(options.initial),
@@ -142,6 +149,7 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
       const key = secrets === null ? null : signingKey(secrets.ring(), "node");
       return postMessage({ url, message, timeoutMs, signal, key, unsigned, tls: ownTls });
     },
+    onConfigVersion: (version) => keeper?.heard(version),
     phaseOf: options.phaseOf,
     log,
   });
@@ -150,6 +158,7 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     status: () => ({
       party: self,
       ...(options.status(loop.state().core, clock.now()) as object),
+      ...(keeper === null ? {} : { config: keeper.status() }),
       mail: Object.fromEntries(loop.state().counters),
       refused: endpoint.counters(),
     }),
@@ -184,6 +193,7 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
   async function stop(): Promise<void> {
     log.info("stopping");
     supervisor.stopping();
+    keeper?.stop();
     // Requests under way get their answers from the loop; no new ones come in.
     for (const server of servers) void server.stop(false);
     await loop.stop(STOP_MS);
@@ -192,7 +202,23 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     secrets?.close();
     log.info("stopped");
   }
-  return { loop, url: `${serverTls === null ? "http" : "https"}://${host}:${port}`, stop };
+  function adopt(next: ClusterConfig, version: number): void {
+    loop.adopt(mailroom<S, E, F>({ self, config: next, session, core, configVersion: version }));
+  }
+
+  const scheme = serverTls === null ? "http" : "https";
+  return { loop, url: `${scheme}://${host}:${port}`, adopt, stop };
+}
+
+/** Where a party listens: as its host's own file says, else as the config did when it started. */
+export function listenAt(
+  party: { readonly host: string; readonly port: number },
+  keeper: ConfigKeeper | null,
+): { readonly host: string; readonly port: number } {
+  const told = keeper?.node.node.listen;
+  if (told === undefined) return party;
+  const at = told.lastIndexOf(":");
+  return { host: told.slice(0, at).replace(/^\[|\]$/g, ""), port: Number(told.slice(at + 1)) };
 }
 
 interface ListenAt {

@@ -13,6 +13,7 @@ import {
 } from "../core/dbserver_io.ts";
 import { buildReport } from "../core/dbserver_report.ts";
 import type { DbServerState } from "../core/dbserver_state.ts";
+import type { ConfigShelf } from "../effects/config_source.ts";
 import { openGuard } from "../effects/guard.ts";
 import { openMysql } from "../effects/mysql.ts";
 import { manageProcess } from "../effects/process.ts";
@@ -20,10 +21,12 @@ import { machineId, type StateFile, stateFile } from "../effects/state_file.ts";
 import { manageUnit } from "../effects/unit.ts";
 import type { WatchdogSays } from "../gate.ts";
 import { createLog, type Log } from "../log.ts";
+import type { ConfigMark, Report } from "../message/dbserver.ts";
 import { argumentsFile } from "../systemd.ts";
 import { systemClock } from "../wakeup.ts";
+import type { ConfigKeeper } from "./config_keeper.ts";
 import { ServerDurableSchema } from "./durable.ts";
-import { EFFECT_LIMIT_MS, startParty, untilSignalled } from "./party.ts";
+import { EFFECT_LIMIT_MS, listenAt, startParty, untilSignalled } from "./party.ts";
 import {
   performServer,
   RECOVER_TIMEOUT_MS,
@@ -33,7 +36,13 @@ import {
 import { serveHealth } from "./server_health.ts";
 
 /** Runs the watchdog until it is told to stop; mariadbd runs on. Returns the exit code. */
-export async function runServer(config: ClusterConfig, self: DbServerConfig): Promise<number> {
+export async function runServer(
+  config: ClusterConfig,
+  self: DbServerConfig,
+  keeper: ConfigKeeper | null = null,
+): Promise<number> {
+  // Of a config that no longer names this server nothing is taken: it leaves by the one before.
+  const latest = { config };
   const clock = systemClock();
   const log = createLog({ role: "dbserver", node: self.id, wall: clock.wall });
   const store: StateFile<ServerDurable> = stateFile({
@@ -49,6 +58,7 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
     minderVersion: packageJson.version,
     durable: await readDurable(store, log),
     guards: true,
+    ...(keeper === null ? {} : { documents: documentsOf(keeper.shelf()) }),
   });
   const mysql = openMysql({
     address:
@@ -57,9 +67,14 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
         : { socketPath: self.mysqlSocket },
     user: config.database.user,
     passwordFile: config.database.passwordFile,
-    pollTimeoutMs: config.timing.pollTimeoutMs,
     probeTimeoutMs: config.timing.probeTimeoutMs,
-    fenceMs: config.timing.fenceMs,
+    // The config may change under it.
+    get pollTimeoutMs() {
+      return latest.config.timing.pollTimeoutMs;
+    },
+    get fenceMs() {
+      return latest.config.timing.fenceMs;
+    },
   });
   const watched = {
     datadir: self.datadir,
@@ -76,11 +91,15 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
     if (keptAs !== null) log.warn("state_set_aside", { keptAs });
   }
   const guard = openGuard({ noteFile: join(self.stateDir, "guard.note"), clock });
-  const tools = { self, clock, mysql, process: mariadbd, guard, save };
+  async function adopt(mark: ConfigMark): Promise<void> {
+    await keeper?.adopt(mark);
+  }
+  const tools = { self, clock, mysql, process: mariadbd, guard, save, adopt };
   const party = startParty<DbServerState, DbServerEvent, DbServerEffect>({
     config,
+    keeper,
     self: self.id,
-    listen: self,
+    listen: listenAt(self, keeper),
     controlSocket: null,
     core,
     initial: core.initial(clock.now()),
@@ -92,7 +111,7 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
       return await performServer(effect, tools);
     },
     failed: (effect, error) => failedServer(effect, { error, now: clock.now() }),
-    limitMs: (effect) => limitMs(effect, config),
+    limitMs: (effect) => limitMs(effect, latest.config),
     // What was reported last: whatever changes the phase is reported in the same step.
     phaseOf: ({ lastReport }) =>
       lastReport === null
@@ -112,12 +131,27 @@ export async function runServer(config: ClusterConfig, self: DbServerConfig): Pr
   await mysql.warm();
   party.loop.tell({ on: "process", process: mariadbd.adopt() });
   const state = (): DbServerState => party.loop.state().core;
-  const health = await serveHealth({ config, self, state, clock, log });
+  const health = await serveHealth({ config: () => latest.config, self, state, clock, log });
+  keeper?.watch(log, (shelf) => {
+    const { active, held } = shelf;
+    if (active.config.serverById.has(self.id)) latest.config = active.config;
+    party.adopt(latest.config, keeper.version());
+    party.loop.tell({
+      on: "config",
+      config: active.config,
+      mark: active.mark,
+      held: held?.mark ?? null,
+    });
+  });
   return await untilSignalled(party, log, async () => {
     await health.stop();
     mariadbd.close();
     mysql.close();
   });
+}
+
+function documentsOf({ active, held }: ConfigShelf): Report["config"] {
+  return { active: active.mark, held: held?.mark ?? null };
 }
 
 /** What the start gate asks for. */

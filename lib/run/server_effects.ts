@@ -18,6 +18,7 @@ import type { Guard } from "../effects/guard.ts";
 import type { Mysql } from "../effects/mysql.ts";
 import { isAlive, type ServerProcess } from "../effects/process.ts";
 import { describeError, unreachable } from "../errors.ts";
+import type { ConfigMark } from "../message/dbserver.ts";
 import type { Clock } from "../wakeup.ts";
 
 /** `--wsrep-recover` does InnoDB's crash recovery first: minutes on a large database. */
@@ -35,6 +36,8 @@ export interface ServerTools {
   readonly process: ServerProcess;
   readonly guard: Guard;
   readonly save: (durable: ServerDurable) => Promise<void>;
+  /** Goes by another config document; what follows is told by its own event. */
+  readonly adopt: (mark: ConfigMark) => Promise<void>;
 }
 
 /** Does one effect; never throws: what went wrong is in the event. */
@@ -92,6 +95,8 @@ export async function performServer(
       return await attempt(effect, () => tools.process.kill());
     case "guard":
       return { on: "guarded", alive: guard(effect, tools) };
+    case "adopt":
+      return await attempt(effect, () => tools.adopt(effect.mark));
     case "persist":
       return await attempt(effect, () => tools.save(effect.durable));
     default:

@@ -10,7 +10,8 @@ import type { PartyId } from "../message/envelope.ts";
 import type { Clock } from "../wakeup.ts";
 
 export interface ServerHealthOptions {
-  readonly config: ClusterConfig;
+  /** The one in force now. */
+  readonly config: () => ClusterConfig;
   readonly self: DbServerConfig;
   readonly state: () => DbServerState;
   readonly clock: Clock;
@@ -25,7 +26,11 @@ export async function serveHealth(
   const common = {
     host: self.host,
     now: clock.now,
-    view: (): HealthView => ({ config, self: self.id, heard: heardBy(state(), clock.now()) }),
+    view: (): HealthView => ({
+      config: config(),
+      self: self.id,
+      heard: heardBy(state(), clock.now()),
+    }),
   };
   const wanted = [
     { what: "health", port: self.healthPort ?? 0 },

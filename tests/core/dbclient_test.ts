@@ -619,6 +619,22 @@ group("a newer config", () => {
     expect(story.places()).toBe("a1 up 100, b1 drain, b2 out");
   });
 
+  test("keeps a server that it no longer names out of the balancer's table, not just out of sight", () => {
+    const segments = { dc1: ["a1"], dc2: ["b1", "b2"] };
+    const story = new Story(clientCluster({ segments, client: { policy: "spread" } }));
+    story.all();
+    expect(story.places()).toBe("a1 up 100, b1 up 100, b2 up 100");
+    const fewer = clientCluster({
+      segments: { dc1: ["a1"], dc2: ["b1"] },
+      client: { policy: "spread" },
+    });
+    story.give({ on: "config", config: { ...fewer, version: 2 } });
+    expect(story.places()).toBe("a1 up 100, b1 up 100, b2 out");
+    story.give({ on: "config", config: { ...story.config, version: 3 } });
+    story.report("b2");
+    expect(story.places()).toBe("a1 up 100, b1 up 100, b2 up 100");
+  });
+
   test("without this client is refused", () => {
     const story = new Story();
     story.effects = [];

@@ -25,7 +25,7 @@ test("the watchdog's state is served on one port, though the other one is taken"
     sink: (line) => lines.push(line),
   });
   const health = await serveHealth({
-    config: story.config,
+    config: () => story.config,
     self,
     state: () => story.state,
     clock,

@@ -823,6 +823,9 @@ export class World {
           done(error);
         });
         return;
+      case "adopt":
+        // Its parties have site files.
+        return;
       case "log":
         this.#log(process.id, effect);
         return;
@@ -847,6 +850,9 @@ export class World {
         });
         return;
       case "read_history":
+        return;
+      case "adopt":
+        // Its parties have site files.
         return;
       case "log":
         if (effect.event === "resumed" || effect.event === "rearmed") this.arbiter.damaged = null;
