@@ -533,6 +533,7 @@ class Sketch {
       case "log":
         this.#hearLog(effect.event, effect.fields);
         return;
+      case "adopt":
       case "read_history":
         return;
       default:
