@@ -980,7 +980,14 @@ function checkTiming(config: ClusterConfig, add: AddProblem): void {
     );
   }
   const heavy = config.segments.filter((segment) => segment.heavy);
-  if (outwaitMs > timing.galeraSuspectMs && heavy.length > 0) {
+  const closedMs = timing.leaseMs + timing.fenceMs;
+  if (closedMs > timing.galeraSuspectMs) {
+    add(
+      "timing.lease_ms",
+      `is ${timing.leaseMs}, must be smaller: lease_ms + fence_ms = ${timing.leaseMs} + ${timing.fenceMs} = ${closedMs} exceeds galera_suspect_ms = ${timing.galeraSuspectMs}: a part that stays Primary would be open when Galera's view changes, and acknowledge what the other part lacks`,
+      "Shorten lease_ms or fence_ms, or raise evs.suspect_timeout with galera_suspect_ms",
+    );
+  } else if (outwaitMs > timing.galeraSuspectMs && heavy.length > 0) {
     add(
       "timing.lease_ms",
       `is ${timing.leaseMs}, must be smaller: ${outwaitSum(timing, outwaitMs)} exceeds galera_suspect_ms = ${timing.galeraSuspectMs} while segment ${heavy.map((segment) => segment.name).join(", ")} is heavy`,

@@ -78,6 +78,17 @@ export function parseNotify(argv: readonly string[]): Notify {
   };
 }
 
+/**
+ * Must the door be closed where no watchdog answers: the server is not Primary, or has come back to one.
+ * Galera compares positions, never rows, so what it comes back with has to be proven before it serves.
+ */
+export function closesUnanswered(notify: Pick<Notify, "status" | "primary">): boolean {
+  return notify.primary !== true || ARRIVALS.includes(notify.status);
+}
+
+/** The words by which a server itself enters a Primary view; the others there hear `synced`. */
+const ARRIVALS: readonly string[] = ["joiner", "initialized", "joined"];
+
 /** The message as it goes over the wire: one shot, so its session holds one message. */
 export function notifyMessage(notify: Notify, serial: number, session: string): Message {
   return {

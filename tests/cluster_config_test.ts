@@ -459,6 +459,17 @@ describe("the inequality that safety rests on", () => {
     ]);
   });
 
+  test("a door that may be open yet when Galera's view changes is refused, whatever the weights", () => {
+    expect(
+      problemsOf((document) => {
+        document.timing["galera_suspect_ms"] = 3999;
+      }),
+    ).toEqual([
+      "timing.lease_ms is 3000, must be smaller: lease_ms + fence_ms = 3000 + 1000 = 4000 exceeds galera_suspect_ms = 3999: a part that stays Primary would be open when Galera's view changes, and acknowledge what the other part lacks",
+    ]);
+    expect(problemsOf((document) => (document.timing["galera_suspect_ms"] = 4000))).toEqual([]);
+  });
+
   test("a heavy segment within the timeout is a warning", () => {
     const document = smallest();
     first(document.dbserver)["weight"] = 2;

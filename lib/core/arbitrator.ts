@@ -55,8 +55,9 @@ export interface ArbitratorStart {
 
 /** After an order that failed. */
 const ORDER_PAUSE_MS = 1_000;
-/** After an order that was refused: what it was refused for takes time to pass. */
+/** After an order that was refused: what it was refused for takes time to pass. Doubled for each in a row. */
 const REFUSED_PAUSE_MS = 250;
+const REFUSED_PAUSE_MAX_MS = 8_000;
 /** A write that failed is tried again. */
 const WRITE_AGAIN_MS = 1_000;
 /** While a candidate waits for time to pass, it is judged this often. */
@@ -96,6 +97,7 @@ function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
     undo: null,
     lookAt: now,
     orderPauseUntil: Number.NEGATIVE_INFINITY,
+    refusals: 0,
     revision: 0,
     writtenRevision: 0,
     writing: false,
@@ -300,7 +302,7 @@ function complete(turn: Turn, grant: Grant): void {
   });
   // Reports from before the promotion stay young for so long: they ask for nothing any more.
   const orderPauseUntil = turn.now + turn.state.config.timing.suspectMs;
-  set(turn, { undo: null, person: null, orderPauseUntil });
+  set(turn, { undo: null, person: null, orderPauseUntil, refusals: 0 });
   if (grant.changesSegment) {
     set(turn, { windowUntil: turn.now + turn.state.config.timing.promotionWindowMs });
   }
@@ -365,7 +367,13 @@ function learnOutcome(turn: Turn, event: Answered): void {
           epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
         });
       }
-      set(turn, { undo: null, orderPauseUntil: now + REFUSED_PAUSE_MS });
+      set(turn, {
+        undo: null,
+        orderPauseUntil:
+          now +
+          Math.min(REFUSED_PAUSE_MAX_MS, REFUSED_PAUSE_MS * 2 ** Math.min(state.refusals, 10)),
+        refusals: state.refusals + 1,
+      });
       return;
     case "failed":
       set(turn, { orderPauseUntil: now + ORDER_PAUSE_MS });
@@ -696,7 +704,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
             ...standingFor(state, from, now),
             retired: [...state.durable.retired],
             ...(state.mark === null ? {} : { config: state.mark }),
-            start: startVerdict(state, report, now),
+            start: startVerdict(state, from, { report, now }),
           },
   };
   // A promise rests on the noted view, and a server remembers the epochs that it is told of: after

@@ -6,7 +6,8 @@
 import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack, Position, Report } from "../message/dbserver.ts";
-import { type ArbitratorState, EPOCHS_MAX, youngReport } from "./arbitrator_state.ts";
+import type { PartyId } from "../message/envelope.ts";
+import { type ArbitratorState, EPOCHS_MAX, namesOf, youngReport } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 
 type StartVerdict = NonNullable<Ack["arbitrator"]>["start"];
@@ -38,11 +39,30 @@ export function beyondFork(state: ArbitratorState, report: Report): boolean {
   );
 }
 
+/**
+ * Is there a Primary view without this stopped server: one that was formed after its end. The others
+ * may still be stalled in the view that it was in, and where that ends in a promotion the fork point
+ * is not known yet: what it may have beyond it would go unnoticed, by Galera too.
+ */
+function goneOnWithout(state: ArbitratorState, name: string, now: Millis): boolean {
+  return state.config.servers.some((server) => {
+    const report = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
+    return report?.primary === "yes" && !namesOf(report).has(name);
+  });
+}
+
 /** What a stopped server may do now. `bootstrap` is never answered here: it takes an order. */
-export function startVerdict(state: ArbitratorState, report: Report, now: Millis): StartVerdict {
-  if (report.running === "up" || !somebodyPrimary(state, now)) return "wait";
+export function startVerdict(
+  state: ArbitratorState,
+  from: PartyId,
+  options: { readonly report: Report; readonly now: Millis },
+): StartVerdict {
+  const { report, now } = options;
+  if (report.running === "up") return "wait";
   // One that is on its way up has somebody to join.
-  if (report.running === "unknown") return "join";
+  if (report.running === "unknown") return somebodyPrimary(state, now) ? "join" : "wait";
+  const name = state.config.serverById.get(from)?.name ?? "";
+  if (!goneOnWithout(state, name, now)) return "wait";
   return report.diverged || beyondFork(state, report) ? "reseed" : "join";
 }
 

@@ -144,6 +144,8 @@ export interface ArbitratorState {
   readonly lookAt: Millis;
   /** No further order before this: a failed one is not repeated in a tight loop. */
   readonly orderPauseUntil: Millis;
+  /** Orders refused in a row: each costs a number. */
+  readonly refusals: number;
   readonly revision: number;
   readonly writtenRevision: number;
   readonly writing: boolean;

@@ -9,7 +9,7 @@ import { unreachable } from "../errors.ts";
 import type { Ack, ConfigMark, Position, Report } from "../message/dbserver.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
-import { isJoint } from "../wsrep_status.ts";
+import { holdsMajority, isJoint, namesIn } from "../wsrep_status.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
 import { bringsEvidence, endedMembers, evict, evictDueAt, evictTold } from "./dbserver_evict.ts";
 import type { DbServerEffect, DbServerEvent, ServerDurable } from "./dbserver_io.ts";
@@ -114,7 +114,6 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     probing: false,
     probeAt: now,
     hungAtSeqno: -1,
-    hungSince: never,
     suspendedAt: never,
     vainSince: forever,
     closedSince: forever,
@@ -571,7 +570,7 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     closures: status.localState === "Synced" ? 0 : state.closures,
     lastPrimary: status.primary ? lastPrimaryOf(state, status) : state.lastPrimary,
     closed: startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed,
-    probe: probeAfter(state, status, { changed, now }),
+    probe: probeAfter(state, status, { changed }),
     hungAtSeqno: status.evsState === "OPERATIONAL" ? state.hungAtSeqno : status.lastCommitted,
     proven: state.proven && status.primary,
   });
@@ -613,17 +612,19 @@ function lastPrimaryOf(state: DbServerState, status: WsrepStatus): Report["lastP
   if (fingerprint === null) return state.lastPrimary;
   const same = state.lastPrimary?.fingerprint === fingerprint;
   const synced = status.localState === "Synced" || status.localState.startsWith("Donor");
-  if (same && (state.lastPrimary?.synced === true || !synced)) return state.lastPrimary;
-  return { fingerprint, synced };
+  // A live server that comes back to the very same members sees the same fingerprint, and receives.
+  const receiving = status.localState.startsWith("Joining");
+  const kept = state.lastPrimary?.synced === true && !receiving;
+  return { fingerprint, synced: synced || (same && kept) };
 }
 
 /** What the write probe is known to say after a poll. */
 function probeAfter(
   state: DbServerState,
   status: WsrepStatus,
-  at: { readonly changed: boolean; readonly now: Millis },
+  at: { readonly changed: boolean },
 ): Report["probe"] {
-  const { changed, now } = at;
+  const { changed } = at;
   if (!status.primary) return "off";
   // Members are being gathered anew: no commit passes until the view has changed.
   if (status.evsState !== null && status.evsState !== "OPERATIONAL") return "hanging";
@@ -631,12 +632,8 @@ function probeAfter(
   if (endedMembers({ ...state, status }).length > 0) return "hanging";
   if (changed) return "off";
   if (state.probe !== "hanging") return state.probe;
-  // Only progress, or a new view, proves that commits flow again.
-  if (status.lastCommitted > state.hungAtSeqno) return "flowing";
-  // Behind a closed door nobody commits, so nobody would ever learn that they flow. A stall that has
-  // not changed the view after twice Galera's own patience is over: let the door be tried again.
-  const over = now - state.hungSince > 2 * state.config.timing.galeraSuspectMs;
-  return state.closed && over ? "off" : "hanging";
+  // Only progress, a new view or a probe, which works behind a closed door too, proves that they flow again.
+  return status.lastCommitted > state.hungAtSeqno ? "flowing" : "hanging";
 }
 
 function pausedShare(before: WsrepStatus | null, status: WsrepStatus, elapsedMs: Millis): number {
@@ -662,7 +659,6 @@ function hearProbe(turn: Turn, event: Extract<DbServerEvent, { on: "probed" }>):
       set(turn, {
         probe: "hanging",
         hungAtSeqno: state.status.lastCommitted,
-        hungSince: state.probe === "hanging" ? state.hungSince : now,
         pollAt: now,
       });
       return;
@@ -881,10 +877,14 @@ function closeDoor(turn: Turn, because: string): void {
 
 /** When a fenced server that is Primary alone, without a grant and out of reach, must go: lest two Primaries meet. */
 function aloneKillAt(state: DbServerState, graceMs: Millis): Millis {
-  const { status } = state;
-  if (status?.primary !== true || isJoint(state.config, memberNames(status))) {
-    return Number.POSITIVE_INFINITY;
-  }
+  const { status, config, retired, self } = state;
+  const names = memberNames(status);
+  if (status?.primary !== true || isJoint(config, names)) return Number.POSITIVE_INFINITY;
+  // A few servers beside the majority of another segment: it is for that one to hold a grant or to end.
+  const guest = config.segments.some(
+    ({ name }) => name !== self.segment && holdsMajority(config, name, names, retired),
+  );
+  if (guest) return Number.POSITIVE_INFINITY;
   // Where another segment holds an epoch since, no answer will ever be a grant.
   const barred = state.epochs.some(
     ({ epoch, segment }) => segment !== state.self.segment && epoch > state.durable.epochServed,
@@ -935,6 +935,7 @@ function joinsPeers(state: DbServerState, now: Millis): boolean {
     ({ report, at }) =>
       now - at <= config.timing.suspectMs &&
       report.serving === "on" &&
+      !namesIn(report.members).has(state.self.name) &&
       report.stateUuid === position.uuid &&
       report.epochServed === durable.epochServed &&
       durable.epochSeen <= report.epochSeen,
@@ -1056,7 +1057,7 @@ function pollIntervalMs(state: DbServerState): Millis {
 }
 
 function mayProbe(state: DbServerState): boolean {
-  return state.status?.primary === true && state.status.ready && !state.closed;
+  return state.status?.primary === true && state.status.ready;
 }
 
 /** Starts what is due to be asked of mariadbd. */

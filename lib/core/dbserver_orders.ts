@@ -187,7 +187,7 @@ function hearMakePrimary(turn: Turn, event: Arrived<"dbserver">, order: MakePrim
       given: false,
       servedBefore: state.durable.epochServed,
       error: null,
-      tryAgainAt: Number.POSITIVE_INFINITY,
+      tryAgainAt: now + state.config.timing.orderMaxAgeMs,
     },
   });
 }
@@ -299,6 +299,8 @@ export function formed(turn: Turn, event: Extract<DbServerEvent, { on: "formed" 
 /** Looks whether the order has come true; tries again, or gives up with the reason. */
 export function continueOrder(turn: Turn): void {
   const { order, status } = turn.state;
+  if (order?.phase === "writing" && turn.now >= order.tryAgainAt)
+    giveUp(turn, order, "its epoch could not be written in time");
   if (order === null || order.phase !== "verifying") return;
   const present = new Set(status?.members.map((member) => member.uuid) ?? []);
   const expected = fingerprintMembers(order.order.expectedFingerprint);

@@ -114,7 +114,6 @@ export interface DbServerState {
   readonly probeAt: Millis;
   /** Last committed when commits were found to hang. */
   readonly hungAtSeqno: number;
-  readonly hungSince: Millis;
 
   /** When the process was last suspended; nothing sent before is relied on. */
   readonly suspendedAt: Millis;

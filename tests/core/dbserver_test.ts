@@ -10,6 +10,7 @@ import {
   coreCluster,
   DC1,
   DC2,
+  membersOf,
   printOf,
   reportOf,
   ServerStory,
@@ -408,6 +409,39 @@ describe("the door", () => {
     expect(waiting("join")).toBe(false);
   });
 
+  test("a few servers beside the majority of another segment are no Primary of their own: they are closed, and live", () => {
+    const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
+    const config = coreCluster({ segments });
+    const story = servingServer("b1", { config });
+    const beside = ["a1", "a2", "a3", "b1"];
+    story.polled(statusOf(beside, { lastCommitted: 101 }));
+    story.end("fence");
+    for (let second = 0; second < 20; second++) {
+      story.polled(statusOf(beside, { lastCommitted: 101, rejecting: true }));
+      story.pass(1_000);
+    }
+    expect(story.has("kill")).toBe(false);
+    // Without that majority it is what two Primaries are made of.
+    for (let second = 0; second < 20; second++) {
+      story.polled(statusOf(["a1", "b1"], { lastCommitted: 102, rejecting: true }));
+      story.pass(1_000);
+    }
+    expect(story.has("kill")).toBe(true);
+  });
+
+  test("who comes back to the same members and receives has the same fingerprint, and no longer all commits", () => {
+    const story = servingServer("b2");
+    expect(story.lastReport.lastPrimary).toEqual({ fingerprint: printOf(ALL, true), synced: true });
+    story.polled(statusOf(["b2"], { primary: false }));
+    story.polled(statusOf(ALL, { localState: "Joining: receiving State Transfer", ready: false }));
+    expect(story.state.lastPrimary).toEqual({ fingerprint: printOf(ALL, true), synced: false });
+    story.polled(statusOf(ALL, { localState: "Joined" }));
+    expect(story.state.lastPrimary?.synced).toBe(false);
+    story.polled(statusOf(ALL));
+    story.polled(statusOf(ALL, { localState: "Joined" }));
+    expect(story.state.lastPrimary?.synced).toBe(true);
+  });
+
   test("Primary alone, fenced, without a grant and out of the arbitrator's reach it is killed", () => {
     const story = servingServer("a1");
     story.polled(statusOf(DC1, { lastCommitted: 101 }));
@@ -668,10 +702,15 @@ describe("starting", () => {
     story.pass(story.config.outwaitMs + 10);
     // Nobody serves, then somebody under another epoch: neither proves anything.
     expect(story.has("start")).toBe(false);
-    hear({ serving: "on", epochServed: 2, epochSeen: 3 });
+    const members = membersOf(["a2", "b1", "b2"]);
+    hear({ serving: "on", epochServed: 2, epochSeen: 3, members });
     story.pass(600);
     expect(story.has("start")).toBe(false);
+    // Nor does a view that this server was in yet: it may break, and be promoted.
     hear({ serving: "on", epochServed, epochSeen: 3 });
+    story.pass(600);
+    expect(story.has("start")).toBe(false);
+    hear({ serving: "on", epochServed, epochSeen: 3, members });
     story.pass(600);
     expect(story.effects.find((effect) => effect.do === "start")).toMatchObject({ mode: "join" });
   });

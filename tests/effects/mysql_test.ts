@@ -220,10 +220,12 @@ describe.skipIf(made === null)("beside a mariadbd", () => {
     expect(now.providerVersion).not.toBe("");
   });
 
-  test("a probe of a fenced server is refused and says nothing about commits", async () => {
-    const probe = await mysql.probe(1);
-    expect(probe.outcome).toBe("refused");
-    expect(probe.error).toContain("1047");
+  test("a probe of a fenced server writes nothing and still tells that commits would flow", async () => {
+    const before = await status();
+    expect(before.rejecting).toBe(true);
+    expect((await mysql.probe(1)).outcome).toBe("committed");
+    expect((await mysql.probe(1)).outcome).toBe("committed");
+    expect((await status()).lastCommitted).toBe(before.lastCommitted);
   });
 
   test("unfenced, the probe makes its table and commits", async () => {
@@ -420,6 +422,10 @@ describe.skipIf(made === null)("beside a mariadbd", () => {
         const probe = await quick.probe(1);
         expect(probe).toMatchObject({ outcome: "hung" });
         expect(probe.error).toContain("certification");
+        expect((await quick.fence()).fenced).toBe(true);
+        const fenced = await quick.probe(1);
+        expect(fenced).toMatchObject({ outcome: "hung" });
+        expect((await status()).primary).toBe(true);
         quick.close();
 
         await until("non-Primary", 5000, async () => !(await status()).primary);

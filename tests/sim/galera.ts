@@ -116,6 +116,8 @@ export const GALERA_DEFAULTS: GaleraOptions = {
 /** With the periods at their default of 1 s an eviction takes 1.05 to 2.2 s (measured). */
 const SLOW_PERIOD_MS = 500;
 const SLOW_FACTOR = 5;
+/** A causal read that hangs is looked at so often. */
+const CAUSAL_LOOK_MS = 100;
 
 export type WriteOutcome = "ok" | "refused" | "unknown";
 
@@ -689,6 +691,30 @@ export class Galera {
     else this.#submit(view, pending);
   }
 
+  /**
+   * A read that waits for the group (wsrep_sync_wait): it says "ok" once all members of a Primary view
+   * have been heard since, and waits for as long as one of them is not. No fence holds it up.
+   */
+  causalRead(node: number, done: (outcome: WriteOutcome) => void): void {
+    this.events++;
+    const proc = this.procs[node] ?? null;
+    const view = proc?.view ?? null;
+    if (proc === null || proc.hung || view === null || !accepts(proc)) {
+      done("refused");
+      return;
+    }
+    let farMs = 0;
+    for (const other of view.procs)
+      if (other !== null) farMs = Math.max(farMs, this.#delay(node, other.node));
+    const look = () => {
+      if (!proc.alive) done("unknown");
+      else if (proc.view !== view) done("refused");
+      else if (view.whole && !proc.hung) done("ok");
+      else this.#schedule.after(CAUSAL_LOOK_MS, look);
+    };
+    this.#schedule.after(2 * farMs * this.#jitter(), look);
+  }
+
   // ---- writes ------------------------------------------------------------------------------
 
   #submit(view: View, pending: Pending): void {
@@ -1241,9 +1267,10 @@ export class Galera {
 
   #synced(proc: Proc): void {
     proc.sql = true;
+    // The replication thread goes on, to Synced, when the handler has ended.
+    this.#hooks.notify(proc.node, "joined", true);
     proc.local = "Synced";
     this.#hooks.changed(proc.node);
-    this.#hooks.notify(proc.node, "joined", true);
     this.#hooks.notify(proc.node, "synced", true);
   }
 

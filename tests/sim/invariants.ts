@@ -14,9 +14,6 @@ import type { World } from "./world.ts";
 /** Fenced in a joint view that everybody hears of: longer than this, undisturbed, is a violation. */
 export const SETTLE_MS = 15_000;
 
-/** A watchdog that goes on has asked, been told and closed the door, or ended mariadbd, after this. */
-const AWAKE_MS = 10_000;
-
 /** No story gives reason for so many epochs. */
 export const EPOCHS_MAX = 60;
 
@@ -51,8 +48,6 @@ export class Watch {
   #store = "";
   readonly #seen: number[] = [];
   readonly #fencedSince: number[] = [];
-  /** When each server's watchdog was last seen to be away. */
-  readonly #stoodStill: number[] = [];
   #disturbedAt = 0;
   #outage = 0;
   longestOutageMs = 0;
@@ -106,25 +101,12 @@ export class Watch {
         if (other === null || other === own || other.view !== own.view) continue;
         if (!galera.writable(other.node) || other.tip === null || own.tip === null) continue;
         if (sameRows(own.tip, other.tip)) continue;
-        if (this.#unwatched(node) || this.#unwatched(other.node)) {
-          // Nobody closes the door of a server that lost Primary and came back: known, and counted.
-          this.count("rows differ beside a watchdog that stands still");
-          continue;
-        }
         this.violate(
           "rows_differ",
           `${own.spec.name} and ${other.spec.name} serve different rows in one view`,
         );
       }
     }
-  }
-
-  /** Has the server no working watchdog now, or had none a moment ago. */
-  #unwatched(node: number): boolean {
-    const { servers, schedule } = this.#world;
-    const process = servers[node]?.process ?? null;
-    if (process === null || process.paused) this.#stoodStill[node] = schedule.now;
-    return schedule.now - (this.#stoodStill[node] ?? Number.NEGATIVE_INFINITY) <= AWAKE_MS;
   }
 
   ended(_node: number, because: string): void {

@@ -529,6 +529,50 @@ describe("holes of earlier rules", () => {
   });
 });
 
+describe("starts and stops in between", () => {
+  for (const how of ["power", "kill"] as const)
+    test(`dc1 ends by ${how} and could be up again before Galera's view has changed: nobody of it starts before the fork point is written, and one epoch suffices`, () => {
+      const stage = new Stage({ galera: { bootMs: [200, 300] } });
+      if (how === "power") stage.powerOff(stage.of("dc1"), 500);
+      else stage.kill(stage.of("dc1"));
+      stage.run(0);
+      const everyone = 4;
+      stage.always("nobody of dc1 runs beside the stalled view", () => {
+        const stalled = stage.view("b1").length === everyone || !stage.primary("b1");
+        return !stalled || stage.of("dc1").every((name) => !stage.runs(name));
+      });
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+      stage.noLonger("nobody of dc1 runs beside the stalled view");
+      expect(stage.store.epoch).toBe(1);
+      stage.endsWell();
+      expect(stage.store.epoch).toBe(1);
+    });
+
+  test("one mariadbd is killed and nobody can ask the arbitrator: it joins its peers when their view has gone on without it", () => {
+    const stage = new Stage({ galera: { bootMs: [200, 300] } });
+    stage.powerOff(["arbitrator"]);
+    stage.run(1000);
+    stage.kill(["a2"]);
+    stage.always("a2 does not run beside the view that it was in", () => {
+      const before = stage.view("a1").length === 4;
+      return !before || !stage.runs("a2") || stage.view("a2").length === 4;
+    });
+    stage.until("a2 runs again", () => stage.runs("a2"), 60_000);
+    stage.endsWell();
+  });
+
+  test("b1 alone is with all of dc1, which holds the grant: it is no second Primary, so it stays closed and lives", () => {
+    const stage = new Stage({ weights: BALANCED_3_3 });
+    stage.cut(["b2", "b3"], stage.others(["b2", "b3"]));
+    stage.until("dc1 serves with b1 beside it", () => stage.servesBeside("dc1", ["b1"]));
+    stage.always("b1 lives", () => stage.runs("b1") && stage.primary("b1"));
+    stage.run(60_000);
+    expect(stage.grant?.segment).toBe("dc1");
+    expect(stage.serves("b1")).toBe(false);
+    stage.endsWell();
+  });
+});
+
 describe("promises outlast Galera's patience", () => {
   // Galera told to give up sooner than promises end: then only the outwait stands between two writers.
   for (const seed of [1, 2, 3, 4, 5, 6])

@@ -35,8 +35,9 @@ import {
 import { describeError, unreachable } from "../../lib/errors.ts";
 import { type PartyId, partySerial, WIRE_VERSION } from "../../lib/message/envelope.ts";
 import { type BodyTo, decodeMessage, encodeMessage, type Message } from "../../lib/message/mod.ts";
+import { closesUnanswered } from "../../lib/notify.ts";
 import { fingerprint } from "../../lib/wsrep_status.ts";
-import { Galera, type GaleraOptions } from "./galera.ts";
+import { Galera, type GaleraOptions, type WriteOutcome } from "./galera.ts";
 import { Watch } from "./invariants.ts";
 import type { Random } from "./random.ts";
 import { Plan, type Planned, Schedule, type Task } from "./schedule.ts";
@@ -910,10 +911,12 @@ export class World {
     server.probe = own;
     process.after(this.config.timing.probeTimeoutMs, () => end(look()));
     process.after(this.random.between(0.2, this.#slowness()), () => {
-      galera.write(node, -1 - node, (outcome) => {
+      const answered = (outcome: WriteOutcome) => {
         if (server.probe === own) server.probe = null;
         if (process.alive) end(outcome === "ok" ? "committed" : "refused");
-      });
+      };
+      if (galera.status(node)?.rejecting === true) galera.causalRead(node, answered);
+      else galera.write(node, -1 - node, answered);
     });
   }
 
@@ -979,7 +982,12 @@ export class World {
     if (server === undefined || !server.host.on) return;
     if (this.#plan.record)
       this.note(`${server.config.name}: Galera says ${status}, primary ${primary ? "yes" : "no"}`);
-    if (this.random.chance(0.1)) return;
+    const { process } = server;
+    const lost = this.random.chance(0.1);
+    // mariadbd waits for its handler, which closes the door where no watchdog answers.
+    if ((lost || process === null || process.paused) && closesUnanswered({ status, primary }))
+      this.galera.fence(node, true);
+    if (lost) return;
     const proc = this.galera.procs[node] ?? null;
     const message = {
       v: WIRE_VERSION,

@@ -195,6 +195,17 @@ export class Stage {
     return open.length * 2 > own.length;
   }
 
+  /** All of a segment serve in a view with these servers of the other one. */
+  servesBeside(segment: "dc1" | "dc2", guests: readonly string[]): boolean {
+    const members = [...this.of(segment), ...guests];
+    return this.of(segment).every(
+      (name) =>
+        this.serves(name) &&
+        this.view(name).length === members.length &&
+        members.every((member) => this.view(name).includes(member)),
+    );
+  }
+
   /** Galera's own word. */
   primary(name: string): boolean {
     return this.world.galera.procs[this.node(name)]?.view?.primary === true;
