@@ -55,6 +55,19 @@ export function accountStatements(account: Account): readonly string[] {
   ];
 }
 
+/**
+ * Statements for the notify handler, which runs as mariadbd's system user and closes the door where no
+ * watchdog answers; safe to repeat. Where MariaDB has made that account with all privileges, as its
+ * installation does, they change nothing.
+ */
+export function notifyStatements(user: string): readonly string[] {
+  const name = accountName({ user, host: "localhost" });
+  return [
+    `CREATE USER IF NOT EXISTS ${name} IDENTIFIED VIA unix_socket`,
+    `GRANT SUPER ON *.* TO ${name}`,
+  ];
+}
+
 /** The GRANTs alone. */
 export function grantStatements(account: Pick<Account, "user" | "host">): readonly string[] {
   const name = accountName(account);

@@ -21,23 +21,33 @@ export interface NotifyTarget {
   readonly to: string | null;
   /** Serial of the server: 1 of `--node dbserver.1` or `--node 1`. */
   readonly serial: number | null;
+  /** mariadbd's socket, to close its door where no watchdog answers; null: it is left alone. */
+  readonly socket: string | null;
+  /** Account of the system user that mariadbd runs as. */
+  readonly user: string;
   /** What remains: Galera's own arguments. */
   readonly rest: readonly string[];
 }
 
 /**
- * Reads `--to URL --node dbserver.N` from the front of argv; `defaults` serve where they are missing.
- * Galera's arguments follow: names of other nodes in them never reach this part.
+ * Reads `--to URL --node dbserver.N --socket PATH --user NAME` from the front of argv; `defaults` serve
+ * where the first two are missing. Galera's arguments follow: names of other nodes in them never reach
+ * this part.
  */
 export function parseTarget(
   argv: readonly string[],
   defaults: { readonly to: string | undefined; readonly node: string | undefined },
 ): NotifyTarget {
   let { to, node } = defaults;
+  let socket: string | null = null;
+  let user = "mysql";
   let at = 0;
   for (; at < argv.length; at += 2) {
-    if (argv[at] === "--to") to = argv[at + 1];
-    else if (argv[at] === "--node") node = argv[at + 1];
+    const value = argv[at + 1];
+    if (argv[at] === "--to") to = value;
+    else if (argv[at] === "--node") node = value;
+    else if (argv[at] === "--socket") socket = value ?? null;
+    else if (argv[at] === "--user") user = value ?? user;
     else break;
   }
   const http = to !== undefined && (to.startsWith("http://") || to.startsWith("https://"));
@@ -48,6 +58,8 @@ export function parseTarget(
   return {
     to: to !== undefined && http ? (to.endsWith("/") ? to.slice(0, -1) : to) : null,
     serial: whole && Number.isSafeInteger(serial) ? serial : null,
+    socket,
+    user,
     rest: argv.slice(at),
   };
 }

@@ -3,6 +3,7 @@ import { loadConfig, parseArguments, runScript, UsageError } from "../lib/cli.ts
 import {
   accountStatements,
   GLOBAL_PRIVILEGES,
+  notifyStatements,
   operatorStatements,
   readerStatements,
 } from "../lib/grants.ts";
@@ -37,6 +38,10 @@ async function main(): Promise<number> {
   for (const statement of accountStatements({ user, host: values.host ?? "localhost", password })) {
     console.log(`${statement};`);
   }
+  console.log(
+    "-- the notify handler closes the door where no watchdog answers, as mariadbd's own user",
+  );
+  for (const statement of notifyStatements("mysql")) console.log(`${statement};`);
   return 0;
 }
 

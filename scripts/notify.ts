@@ -4,21 +4,26 @@
  *   bun scripts/notify.ts --to http://127.0.0.1:9471 --node dbserver.1 <Galera's arguments>
  *
  * mariadbd applies and commits nothing until this ends. So it ends within 80 ms, with 0, whatever
- * happens; the watchdog's next poll makes up for a notification that was lost. See docs/notify.md.
+ * happens; the watchdog's next poll makes up for a notification that was lost. Where no watchdog takes
+ * it at all, and `--socket PATH` says where mariadbd is, it closes the door of a server that is not
+ * Primary or comes back, within 100 ms. See docs/notify.md.
  */
-import { notifyMessage, parseNotify, parseTarget } from "../lib/notify.ts";
+import { closesUnanswered, notifyMessage, parseNotify, parseTarget } from "../lib/notify.ts";
 
 /** From the start of the process. */
 const EXIT_BY_MS = 80;
+/** How long a watchdog may take that a closed door can be had from; and by when it is had. */
+const UNANSWERED_MS = 70;
+const FENCED_BY_MS = 100;
 
 // Before all else, so that nothing later can outlast it.
-setTimeout(() => process.exit(0), EXIT_BY_MS - performance.now());
+const bound = setTimeout(() => process.exit(0), EXIT_BY_MS - performance.now());
 
 // A proxy is never between mariadbd and the watchdog beside it, whatever the environment says.
 process.env["NO_PROXY"] = "*";
 
 async function main(): Promise<void> {
-  const { to, serial, rest } = parseTarget(process.argv.slice(2), {
+  const { to, serial, socket, user, rest } = parseTarget(process.argv.slice(2), {
     to: process.env["MINDER_NOTIFY_TO"],
     node: process.env["MINDER_NOTIFY_NODE"],
   });
@@ -27,20 +32,56 @@ async function main(): Promise<void> {
     return;
   }
   // Pid and time name one life of a process on this host as well as chance would, 0.4 ms sooner.
-  const message = notifyMessage(parseNotify(rest), serial, `n${process.pid}-${Date.now()}`);
+  const notify = parseNotify(rest);
+  const message = notifyMessage(notify, serial, `n${process.pid}-${Date.now()}`);
+  const closes = socket !== null && closesUnanswered(notify);
   // fetch costs 0.8 ms over an empty script, Bun.connect 1.5 ms, node:net 15 ms (medians of 40).
-  const response = await fetch(`${to}/messages`, {
+  const posted = fetch(`${to}/messages`, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(message),
     redirect: "manual",
   });
-  if (!response.ok) console.error(`galera-minder notify: the watchdog answered ${response.status}`);
+  const response = await (closes ? Promise.race([posted, unanswered()]) : posted).catch(() => null);
+  if (response === null) {
+    console.error("galera-minder notify: the watchdog cannot be reached");
+    if (closes) await closeDoor(socket, user);
+  } else if (!response.ok)
+    console.error(`galera-minder notify: the watchdog answered ${response.status}`);
+}
+
+async function unanswered(): Promise<null> {
+  await Bun.sleep(Math.max(0, UNANSWERED_MS - performance.now()));
+  return null;
+}
+
+/** Nobody is there to see where the server has been: it takes no clients until a watchdog has. */
+async function closeDoor(socket: string, user: string): Promise<void> {
+  clearTimeout(bound);
+  setTimeout(() => process.exit(0), FENCED_BY_MS - performance.now());
+  // Loaded only here: a second module costs the usual call 1.5 ms.
+  const { fenceTalk } = await import("../lib/notify_fence.ts");
+  const talk = fenceTalk(user);
+  const ended = await new Promise<string>((resolve, reject) => {
+    Bun.connect({
+      unix: socket,
+      socket: {
+        data(connection, bytes) {
+          const { send, ended } = talk.hear(bytes);
+          if (send !== null) connection.write(send);
+          if (ended !== null) resolve(ended);
+        },
+        close: () => resolve("the connection ended"),
+        error: (_connection, error) => reject(error),
+      },
+    }).catch(reject);
+  });
+  console.error(`galera-minder notify: ${ended === "" ? "clients are refused" : ended}`);
 }
 
 try {
   await main();
-} catch {
-  console.error("galera-minder notify: the watchdog cannot be reached");
+} catch (error) {
+  console.error(`galera-minder notify: ${error instanceof Error ? error.message : error}`);
 }
 process.exit(0);

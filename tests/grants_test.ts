@@ -1,6 +1,11 @@
 /** The watchdog's account: what it is given, and whether it has it. The lab's own account proves it. */
 import { expect, test } from "bun:test";
-import { accountStatements, checkGrants, grantStatements } from "../lib/grants.ts";
+import {
+  accountStatements,
+  checkGrants,
+  grantStatements,
+  notifyStatements,
+} from "../lib/grants.ts";
 
 const MINDER = { user: "minder", host: "localhost" };
 
@@ -53,4 +58,11 @@ test("an account that may do everything lacks nothing, and is more than needed",
 test("a privilege of a larger scope counts for the smaller one", () => {
   const shown = [...grantStatements(MINDER).slice(0, 3), "GRANT SELECT ON `mysql`.* TO `a`@`b`"];
   expect(checkGrants(shown).missing).toEqual([]);
+});
+
+test("the notify handler's account is its system user's, without a secret", () => {
+  expect(notifyStatements("mysql")).toEqual([
+    "CREATE USER IF NOT EXISTS 'mysql'@'localhost' IDENTIFIED VIA unix_socket",
+    "GRANT SUPER ON *.* TO 'mysql'@'localhost'",
+  ]);
 });

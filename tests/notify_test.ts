@@ -1,7 +1,13 @@
 import { describe, expect, test } from "bun:test";
 import { decodeMessage, encodeMessage } from "../lib/message/mod.ts";
 import { NOTIFY_MEMBERS_MAX } from "../lib/message/wsrep_notify_cmd.ts";
-import { MEMBERS_MAX, notifyMessage, parseNotify, parseTarget } from "../lib/notify.ts";
+import {
+  closesUnanswered,
+  MEMBERS_MAX,
+  notifyMessage,
+  parseNotify,
+  parseTarget,
+} from "../lib/notify.ts";
 
 const STATE = "987c9d46-e6b5-11f1-9aa4-3a452c552f12";
 const MEMBER = "987c3e9c-e6b5-11f1-b5d7-5a1256aad92a";
@@ -131,6 +137,8 @@ describe("parseTarget()", () => {
     expect(parseTarget([...argv, "--to", "http://evil"], none)).toEqual({
       to: "http://127.0.0.1:9471",
       serial: 3,
+      socket: null,
+      user: "mysql",
       rest: ["--status", "x", "--to", "http://evil"],
     });
   });
@@ -140,6 +148,8 @@ describe("parseTarget()", () => {
     expect(parseTarget(["--status", "x"], defaults)).toEqual({
       to: "http://[::1]:9471",
       serial: 4,
+      socket: null,
+      user: "mysql",
       rest: ["--status", "x"],
     });
   });
@@ -151,6 +161,32 @@ describe("parseTarget()", () => {
     for (const to of ["", "127.0.0.1:9471", "ftp://x", "file:///etc/passwd"]) {
       expect(parseTarget(["--to", to], none).to).toBeNull();
     }
-    expect(parseTarget(["--to"], none)).toEqual({ to: null, serial: null, rest: [] });
+    expect(parseTarget(["--to"], none)).toMatchObject({ to: null, serial: null, rest: [] });
   });
+
+  test("takes where mariadbd is, and as whom to log in there", () => {
+    const argv = ["--socket", "/run/mysqld/mysqld.sock", "--user", "db", "--status", "x"];
+    expect(parseTarget([...argv, "--socket", "/evil"], none)).toMatchObject({
+      socket: "/run/mysqld/mysqld.sock",
+      user: "db",
+    });
+    expect(parseTarget(["--socket"], none).socket).toBeNull();
+  });
+});
+
+describe("closesUnanswered()", () => {
+  const real: readonly [string, boolean | null, boolean][] = [
+    ["connected", false, true],
+    ["disconnected", false, true],
+    ["synced", false, true],
+    ["initialized", true, true],
+    ["joined", true, true],
+    ["synced", true, false],
+    ["donor", true, false],
+    ["synced", null, true],
+  ];
+  for (const [status, primary, closes] of real)
+    test(`${status}, primary ${primary}: ${closes ? "closed" : "left as it is"}`, () => {
+      expect(closesUnanswered({ status, primary })).toBe(closes);
+    });
 });

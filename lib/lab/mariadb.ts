@@ -21,7 +21,7 @@ import { dirname, join } from "node:path";
 import { type Connection, createConnection, type RowDataPacket } from "mysql2/promise";
 import { readGrastate } from "../effects/datadir.ts";
 import { MinderError } from "../errors.ts";
-import { accountName, accountStatements } from "../grants.ts";
+import { accountName, accountStatements, notifyStatements } from "../grants.ts";
 import { run, runAsync, until } from "./exec.ts";
 import { HOST_MARK, LAB_MARK, recordProcess } from "./remains.ts";
 import type { LabHost } from "./topology.ts";
@@ -115,6 +115,7 @@ function setupSql(secrets: Secrets): string {
   const account = { ...secrets.minder, host: "%" };
   return `
 ${accountStatements(account).join(";\n")};
+${notifyStatements("mysql").join(";\n")};
 CREATE TABLE minder.probe
   (node INT UNSIGNED NOT NULL PRIMARY KEY, at TIMESTAMP(6) NOT NULL) ENGINE=InnoDB;
 GRANT INSERT ON minder.* TO ${accountName(account)};

@@ -387,8 +387,11 @@ describe("full outages and returns", () => {
         outcomes.push(String(fields["outcome"]));
     });
     const word = { why: "", allowDataLoss: false } as const;
-    stage.order({ verb: "make_primary", parameters: { ...word, ...SIGNED, segment: "dc1" } });
-    stage.order({ verb: "make_primary", parameters: { ...word, who: "bob", segment: "dc2" } });
+    // Which side a cut leaves with more commits is chance; the other one would be refused for that.
+    const longer = stage.position("b1").seqno > stage.position("a1").seqno;
+    const [best, other] = longer ? ["dc2", "dc1"] : ["dc1", "dc2"];
+    stage.order({ verb: "make_primary", parameters: { ...word, ...SIGNED, segment: best } });
+    stage.order({ verb: "make_primary", parameters: { ...word, who: "bob", segment: other } });
     stage.until(
       "one of them serves alone",
       () => stage.servesAlone("dc1") || stage.servesAlone("dc2"),

@@ -1106,7 +1106,7 @@ export class Galera {
       if (proc.spec.garb === true || proc.transfer !== null || !proc.sql) continue;
       this.#hooks.notify(proc.node, how.primary ? "synced" : "connected", how.primary);
     }
-    if (!how.primary) this.#maybeWhole(view, how.before);
+    if (!how.primary) this.#maybeWhole(view);
     this.#considerMerges();
     return view;
   }
@@ -1302,24 +1302,29 @@ export class Galera {
   }
 
   /** A non-Primary view that holds all of the newest Primary view it knows of is Primary again. */
-  #maybeWhole(view: View, before: View | null): void {
-    // Right after it has lost quorum a part is seen non-Primary first, evictions or not.
-    if (before?.primary === true) return;
+  #maybeWhole(view: View): void {
+    if (!this.#isWhole(view)) return;
+    // It is seen non-Primary first, for some milliseconds.
+    this.#schedule.after(this.#random.between(2, 20), () => {
+      if (this.views.includes(view) && view.whole && this.#isWhole(view))
+        this.#fromNonPrimary(membersIn(view, view.mask), view);
+    });
+  }
+
+  #isWhole(view: View): boolean {
     const procs = membersIn(view, view.mask);
     let greatest: PrimaryMemory | null = null;
     for (const proc of procs) {
       const memory = proc.lastPrimary;
       if (memory !== null && (greatest === null || memory.seq > greatest.seq)) greatest = memory;
     }
-    if (greatest === null || furthest(procs) === null) return;
+    if (greatest === null || furthest(procs) === null) return false;
     const present = new Set(procs.map((proc) => proc.base));
     const evicted = new Set<string>();
     if (this.options.evictedIgnored)
       for (const proc of procs)
         for (const uuid of proc.evictList) evicted.add(uuid.slice(0, 18) + uuid.slice(23));
-    for (const base of greatest.bases)
-      if (!present.has(base) && !evicted.has(plainBase(base))) return;
-    this.#fromNonPrimary(procs, view);
+    return greatest.bases.every((base) => present.has(base) || evicted.has(plainBase(base)));
   }
 
   // ---- meeting others ----------------------------------------------------------------------
