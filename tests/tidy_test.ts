@@ -21,6 +21,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/cluster_config.ts", 1],
   ["lib/wsrep_status.ts", 1],
   ["lib/notify.ts", 1],
+  ["lib/notify_fence.ts", 1],
   ["lib/status_text.ts", 1],
   ["lib/order_words.ts", 1],
   ["lib/history_text.ts", 1],

@@ -264,7 +264,7 @@ function hear(turn: Turn, event: Extract<DbServerEvent, { on: "message" }>): voi
       const vouch =
         sameRules(state.documents?.active, report.config?.active) &&
         mayVouch(turn.state, report.fingerprint);
-      const ms = state.config.timing.leaseMs;
+      const ms = vouchMs(state);
       if (vouch)
         set(turn, { vouchedUntil: Math.max(state.vouchedUntil, now + state.config.outwaitMs) });
       ack(turn, ticket, {
@@ -292,6 +292,15 @@ function hear(turn: Turn, event: Extract<DbServerEvent, { on: "message" }>): voi
       unreachable(body);
   }
 }
+
+/** What a probe behind a closed door tells is older by Galera's sign of life, so its word ends sooner. */
+function vouchMs(state: DbServerState): Millis {
+  const { leaseMs, reportIntervalMs } = state.config.timing;
+  return state.closed ? Math.max(2 * reportIntervalMs, leaseMs - CLOSED_PROBE_LAG_MS) : leaseMs;
+}
+
+/** evs.keepalive_period, and a little. */
+const CLOSED_PROBE_LAG_MS = 1_100;
 
 /** A newer epoch was heard of. */
 function see(turn: Turn, epoch: number): void {

@@ -704,9 +704,10 @@ const CREATE_PROBE_SQL =
   "(node INT UNSIGNED NOT NULL PRIMARY KEY, at TIMESTAMP(6) NOT NULL) ENGINE=InnoDB";
 
 /**
- * Proves that commits would flow though the server is fenced: with wsrep_sync_wait a read waits until
+ * Tells whether commits would flow though the server is fenced: with wsrep_sync_wait a read waits until
  * the group has taken in everything before it, and fences let statements without tables pass. Measured:
- * 1 ms in a whole view, idle or not; in a cut one it hangs until the view changes and ends in error 1205.
+ * 1 ms in a whole view; after a cut it lies for evs.keepalive_period (1 s), then hangs until the view
+ * changes and ends in error 1205.
  */
 const CAUSAL_READ_SQL = "SET SESSION wsrep_sync_wait=1; SELECT 1; SET SESSION wsrep_sync_wait=0";
 

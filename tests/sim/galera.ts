@@ -692,8 +692,8 @@ export class Galera {
   }
 
   /**
-   * A read that waits for the group (wsrep_sync_wait): it says "ok" once all members of a Primary view
-   * have been heard since, and waits for as long as one of them is not. No fence holds it up.
+   * A read that waits for the group (wsrep_sync_wait): it says "ok" while all members of a Primary view
+   * hear each other, and for a second after that; then it waits. No fence holds it up.
    */
   causalRead(node: number, done: (outcome: WriteOutcome) => void): void {
     this.events++;
@@ -707,9 +707,10 @@ export class Galera {
     for (const other of view.procs)
       if (other !== null) farMs = Math.max(farMs, this.#delay(node, other.node));
     const look = () => {
+      const broken = this.#schedule.now - (view.brokenAt.at(-1) ?? Number.NEGATIVE_INFINITY);
       if (!proc.alive) done("unknown");
       else if (proc.view !== view) done("refused");
-      else if (view.whole && !proc.hung) done("ok");
+      else if (!proc.hung && (view.whole || broken < proc.periodMs)) done("ok");
       else this.#schedule.after(CAUSAL_LOOK_MS, look);
     };
     this.#schedule.after(2 * farMs * this.#jitter(), look);

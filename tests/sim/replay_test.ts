@@ -66,8 +66,9 @@ function story(): { readonly stage: Stage; readonly recorded: readonly Message[]
   stage.heal();
   stage.until("all serve", () => world.watch.missing() === null, 60_000);
   stage.order({ verb: "pause", parameters: signed });
-  stage.run(300);
+  stage.until("it is paused", () => stage.store.paused !== null);
   stage.order({ verb: "resume", parameters: { ...signed, rearm: false } });
+  stage.until("it goes on", () => stage.store.paused === null);
   stage.run(1000);
   return { stage, recorded };
 }
