@@ -93,10 +93,15 @@ export function parseNotify(argv: readonly string[]): Notify {
 /**
  * Must the door be closed where no watchdog answers: the server is not Primary, or has come back to one.
  * Galera compares positions, never rows, so what it comes back with has to be proven before it serves.
+ * `synced` without Primary is what pc.bootstrap says on its way (measured): somebody is at work there.
  */
-export function closesUnanswered(notify: Pick<Notify, "status" | "primary">): boolean {
-  return notify.primary !== true || ARRIVALS.includes(notify.status);
+export function closesUnanswered(notify: Pick<Notify, "status" | "primary">): Closing {
+  if (ARRIVALS.includes(notify.status)) return "always";
+  return notify.primary !== true && notify.status !== "synced" ? "unless_primary" : "no";
 }
+
+/** `unless_primary`: the word of having lost Primary may be late, and the door open again with good reason. */
+export type Closing = "always" | "unless_primary" | "no";
 
 /** The words by which a server itself enters a Primary view; the others there hear `synced`. */
 const ARRIVALS: readonly string[] = ["joiner", "initialized", "joined"];

@@ -7,10 +7,13 @@
 /** Refuses clients' statements and cuts their sessions; repeating it is harmless. */
 export const FENCE_SQL = "SET GLOBAL wsrep_reject_queries=ALL_KILL";
 
+/** What the server is in, by its own word. */
+export const ASK_SQL = "SHOW STATUS LIKE 'wsrep_cluster_status'";
+
 /** What to send next, and how it ended; both null while more bytes have to come. */
 export interface FenceStep {
   readonly send: Uint8Array | null;
-  /** Empty: the server refuses statements now. */
+  /** Empty: the server refuses statements now, or is Primary and left alone. */
   readonly ended: string | null;
 }
 
@@ -32,13 +35,22 @@ const HEADER = 4;
 const BYTES_MAX = 4096;
 
 /** Begins with the server's greeting, as the protocol does. */
-export function fenceTalk(user: string): FenceTalk {
+export function fenceTalk(user: string, options: { readonly unlessPrimary: boolean }): FenceTalk {
   let kept: Uint8Array = new Uint8Array(0);
-  let stage: "greeting" | "login" | "query" = "greeting";
+  let stage: "greeting" | "login" | "ask" | "fence" = "greeting";
   return {
     hear(bytes) {
       kept = joined(kept, bytes);
       if (kept.length > BYTES_MAX) return { send: null, ended: "too long an answer" };
+      if (stage === "ask" && kept[HEADER] !== ERROR) {
+        // The one value of the one row; all other words of the answer are names of columns.
+        const state = /non-primary|primary|disconnected/i.exec(new TextDecoder().decode(kept))?.[0];
+        if (state === undefined) return { send: null, ended: null };
+        if (state.toLowerCase() === "primary") return { send: null, ended: "" };
+        stage = "fence";
+        kept = new Uint8Array(0);
+        return { send: query(FENCE_SQL), ended: null };
+      }
       const length = lengthOf(kept);
       if (length === null) return { send: null, ended: null };
       const sequence = kept[3] ?? 0;
@@ -53,9 +65,11 @@ export function fenceTalk(user: string): FenceTalk {
         // Asked for another way to log in: the socket says who we are, so there is nothing to add.
         if (body[0] === SWITCH) return { send: packet(sequence + 1, []), ended: null };
         if (body[0] !== OK) return { send: null, ended: "an answer to the login that is none" };
-        stage = "query";
-        return { send: packet(0, [QUERY, ...textBytes(FENCE_SQL)]), ended: null };
+        stage = options.unlessPrimary ? "ask" : "fence";
+        return { send: query(options.unlessPrimary ? ASK_SQL : FENCE_SQL), ended: null };
       }
+      // What is left of the answer to the question before.
+      if (sequence !== 1) return { send: null, ended: null };
       return { send: null, ended: body[0] === OK ? "" : "an answer to the statement that is none" };
     },
   };
@@ -81,6 +95,10 @@ function login(user: string): readonly number[] {
     ...textBytes("mysql_native_password"),
     0,
   ];
+}
+
+function query(sql: string): Uint8Array {
+  return packet(0, [QUERY, ...textBytes(sql)]);
 }
 
 function packet(sequence: number, body: readonly number[]): Uint8Array {

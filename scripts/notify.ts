@@ -15,9 +15,11 @@ const EXIT_BY_MS = 80;
 /** How long a watchdog may take that a closed door can be had from; and by when it is had. */
 const UNANSWERED_MS = 70;
 const FENCED_BY_MS = 100;
+/** A start that took longer than all of that leaves it this much. */
+const FENCE_MS = 20;
 
 // Before all else, so that nothing later can outlast it.
-const bound = setTimeout(() => process.exit(0), EXIT_BY_MS - performance.now());
+const bound = setTimeout(() => process.exit(0), Math.max(1, EXIT_BY_MS - performance.now()));
 
 // A proxy is never between mariadbd and the watchdog beside it, whatever the environment says.
 process.env["NO_PROXY"] = "*";
@@ -34,7 +36,8 @@ async function main(): Promise<void> {
   // Pid and time name one life of a process on this host as well as chance would, 0.4 ms sooner.
   const notify = parseNotify(rest);
   const message = notifyMessage(notify, serial, `n${process.pid}-${Date.now()}`);
-  const closes = socket !== null && closesUnanswered(notify);
+  const closing = closesUnanswered(notify);
+  const closes = socket !== null && closing !== "no";
   // fetch costs 0.8 ms over an empty script, Bun.connect 1.5 ms, node:net 15 ms (medians of 40).
   const posted = fetch(`${to}/messages`, {
     method: "POST",
@@ -45,7 +48,7 @@ async function main(): Promise<void> {
   const response = await (closes ? Promise.race([posted, unanswered()]) : posted).catch(() => null);
   if (response === null) {
     console.error("galera-minder notify: the watchdog cannot be reached");
-    if (closes) await closeDoor(socket, user);
+    if (closes) await closeDoor(socket, { user, unlessPrimary: closing === "unless_primary" });
   } else if (!response.ok)
     console.error(`galera-minder notify: the watchdog answered ${response.status}`);
 }
@@ -56,12 +59,15 @@ async function unanswered(): Promise<null> {
 }
 
 /** Nobody is there to see where the server has been: it takes no clients until a watchdog has. */
-async function closeDoor(socket: string, user: string): Promise<void> {
+async function closeDoor(
+  socket: string,
+  how: { readonly user: string; readonly unlessPrimary: boolean },
+): Promise<void> {
   clearTimeout(bound);
-  setTimeout(() => process.exit(0), FENCED_BY_MS - performance.now());
+  setTimeout(() => process.exit(0), Math.max(FENCE_MS, FENCED_BY_MS - performance.now()));
   // Loaded only here: a second module costs the usual call 1.5 ms.
   const { fenceTalk } = await import("../lib/notify_fence.ts");
-  const talk = fenceTalk(user);
+  const talk = fenceTalk(how.user, how);
   const ended = await new Promise<string>((resolve, reject) => {
     Bun.connect({
       unix: socket,
@@ -76,7 +82,9 @@ async function closeDoor(socket: string, user: string): Promise<void> {
       },
     }).catch(reject);
   });
-  console.error(`galera-minder notify: ${ended === "" ? "clients are refused" : ended}`);
+  console.error(
+    `galera-minder notify: ${ended === "" ? "the door is closed, or it is Primary again" : ended}`,
+  );
 }
 
 try {

@@ -175,18 +175,19 @@ describe("parseTarget()", () => {
 });
 
 describe("closesUnanswered()", () => {
-  const real: readonly [string, boolean | null, boolean][] = [
-    ["connected", false, true],
-    ["disconnected", false, true],
-    ["synced", false, true],
-    ["initialized", true, true],
-    ["joined", true, true],
-    ["synced", true, false],
-    ["donor", true, false],
-    ["synced", null, true],
+  const real: readonly [string, boolean | null, ReturnType<typeof closesUnanswered>][] = [
+    ["connected", false, "unless_primary"],
+    ["disconnected", false, "unless_primary"],
+    ["connected", null, "unless_primary"],
+    ["initialized", true, "always"],
+    ["joined", true, "always"],
+    // By pc.bootstrap.
+    ["synced", false, "no"],
+    ["synced", true, "no"],
+    ["donor", true, "no"],
   ];
   for (const [status, primary, closes] of real)
-    test(`${status}, primary ${primary}: ${closes ? "closed" : "left as it is"}`, () => {
+    test(`${status}, primary ${primary}: ${closes}`, () => {
       expect(closesUnanswered({ status, primary })).toBe(closes);
     });
 });

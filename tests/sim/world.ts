@@ -985,7 +985,8 @@ export class World {
     const { process } = server;
     const lost = this.random.chance(0.1);
     // mariadbd waits for its handler, which closes the door where no watchdog answers.
-    if ((lost || process === null || process.paused) && closesUnanswered({ status, primary }))
+    const closing = closesUnanswered({ status, primary });
+    if ((lost || process === null || process.paused) && closing !== "no")
       this.galera.fence(node, true);
     if (lost) return;
     const proc = this.galera.procs[node] ?? null;
