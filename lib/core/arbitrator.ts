@@ -21,7 +21,7 @@ import {
   voters,
 } from "./arbitrator_config.ts";
 import { obeyPerson, standingFor, tendSwitchover } from "./arbitrator_orders.ts";
-import { chooseBootstrap, startVerdict } from "./arbitrator_outage.ts";
+import { chooseBootstrap, joiningAfter, startVerdict } from "./arbitrator_outage.ts";
 import { clip, type Facts, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
 import {
   type ArbitratorDurable,
@@ -103,6 +103,7 @@ function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
     writing: false,
     writeAgainAt: Number.POSITIVE_INFINITY,
     held: [],
+    joining: null,
     eventLog: null,
     silent: new Set(),
     surveyAt: Number.POSITIVE_INFINITY,
@@ -686,6 +687,10 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
       longestPromiseMs: Math.max(state.longestPromiseMs, ms),
     });
   }
+  const start = startVerdict(state, from, { report, now });
+  if (report.running === "down" && start !== "wait") {
+    set(turn, { joining: joiningAfter(state, from, now) });
+  }
   const parameters: Ack = {
     outcome: "ok",
     because: typeof epoch === "string" ? clip(epoch) : "",
@@ -704,7 +709,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
             ...standingFor(state, from, now),
             retired: [...state.durable.retired],
             ...(state.mark === null ? {} : { config: state.mark }),
-            start: startVerdict(state, from, { report, now }),
+            start,
           },
   };
   // A promise rests on the noted view, and a server remembers the epochs that it is told of: after

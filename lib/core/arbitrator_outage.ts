@@ -51,6 +51,36 @@ function goneOnWithout(state: ArbitratorState, name: string, now: Millis): boole
   });
 }
 
+/**
+ * A starting server is a member within this (measured: 1.2 to 4 s), or the next one goes on: InnoDB's
+ * recovery of a large database takes minutes.
+ */
+const JOIN_MS = 5_000;
+
+/**
+ * Servers join one after another. Of two that came at once, the second one's attempt met the first
+ * one's new view, was waited out as a silent member, and stopped everybody's commits for 2.5 s
+ * (measured twice of twice).
+ */
+function mayJoin(state: ArbitratorState, from: PartyId, now: Millis): boolean {
+  const { joining, config } = state;
+  if (joining === null || joining.server === from || now >= joining.until) return true;
+  const name = config.serverById.get(joining.server)?.name ?? "";
+  const maxAgeMs = config.timing.suspectMs;
+  return config.servers.some((server) => {
+    const report = youngReport(state, server.id, { now, maxAgeMs });
+    return report?.primary === "yes" && namesOf(report).has(name);
+  });
+}
+
+/** Whose turn it is once that server has been told to join. */
+export function joiningAfter(state: ArbitratorState, from: PartyId, now: Millis) {
+  const { joining } = state;
+  return joining?.server === from && now < joining.until
+    ? joining
+    : { server: from, until: now + JOIN_MS };
+}
+
 /** What a stopped server may do now. `bootstrap` is never answered here: it takes an order. */
 export function startVerdict(
   state: ArbitratorState,
@@ -62,7 +92,7 @@ export function startVerdict(
   // One that is on its way up has somebody to join.
   if (report.running === "unknown") return somebodyPrimary(state, now) ? "join" : "wait";
   const name = state.config.serverById.get(from)?.name ?? "";
-  if (!goneOnWithout(state, name, now)) return "wait";
+  if (!goneOnWithout(state, name, now) || !mayJoin(state, from, now)) return "wait";
   return report.diverged || beyondFork(state, report) ? "reseed" : "join";
 }
 

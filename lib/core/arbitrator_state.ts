@@ -140,6 +140,8 @@ export interface ArbitratorState {
   readonly standingSince: ReadonlyMap<string, Millis>;
   /** What was before the order that is out: an order refused is void. */
   readonly undo: Pick<ArbitratorDurable, "grant" | "primarySegment"> | null;
+  /** Who was told last to join, and until when the next one waits for it to be a member. */
+  readonly joining: { readonly server: PartyId; readonly until: Millis } | null;
   /** When to judge again without being told anything new; `Infinity` in calm. */
   readonly lookAt: Millis;
   /** No further order before this: a failed one is not repeated in a tight loop. */

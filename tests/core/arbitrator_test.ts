@@ -339,6 +339,7 @@ describe("a store that cannot be trusted", () => {
     story.report("b1", { view: ["b1"], epochSeen: 5, epochServed: 5 });
     const ack = story.report("a1", down(100, { epochSeen: 5 }));
     expect(ack?.arbitrator?.start).toBe("reseed");
+    story.report("b1", { view: ["a1", "b1"], epochSeen: 5, epochServed: 5 });
     const own = story.report("b2", down(241, { epochSeen: 5, epochServed: 3 }));
     expect(own?.arbitrator?.start).toBe("join");
   });
@@ -496,6 +497,23 @@ describe("full outage", () => {
     expect(start(100, { diverged: true })).toBe("reseed");
     story.pass(10_000);
     expect(start(100)).toBe("wait");
+  });
+
+  test("servers join one after another: the next when the first is a member, or has had its time", () => {
+    const story = calmArbitrator();
+    const alone = (view: readonly string[]) => story.reports(DC2, { view: [...view] });
+    const start = (from: string) => story.report(from, down(100))?.arbitrator?.start;
+    alone(["b1", "b2"]);
+    expect(start("a1")).toBe("join");
+    expect(start("a2")).toBe("wait");
+    expect(start("a1")).toBe("join");
+    alone(["a1", "b1", "b2"]);
+    expect(start("a2")).toBe("join");
+    // It does not come up: the first one, stopped again, waits no longer than that.
+    expect(start("a1")).toBe("wait");
+    story.pass(5_000);
+    alone(["b1", "b2"]);
+    expect(start("a1")).toBe("join");
   });
 });
 
