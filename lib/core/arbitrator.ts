@@ -9,7 +9,7 @@ import { unreachable } from "../errors.ts";
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack, ConfigMark, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { isJoint } from "../wsrep_status.ts";
+import { fingerprintMembers, isJoint } from "../wsrep_status.ts";
 import {
   considerConfig,
   formerUntil,
@@ -731,9 +731,12 @@ function promiseFor(
   if (state.diskError !== null) return `no promise: ${state.diskError}`;
   if (report.primary !== "yes") return "no promise: not Primary";
   if (grant !== null && grant.segment === segment) {
-    return holdsMajorityHere(state, grant.segment, names) || isJointHere(state, names)
+    if (!holdsMajorityHere(state, grant.segment, names) && !isJointHere(state, names)) {
+      return "no promise: less than half of the segment is in the view";
+    }
+    return isOfGrant(state, grant, options)
       ? grant.epoch
-      : "no promise: less than half of the segment is in the view";
+      : `no promise: this view is not known to come of epoch ${grant.epoch}`;
   }
   if (grant !== null) return `no promise: ${grant.segment} holds epoch ${grant.epoch}`;
   if (!isJointHere(state, names)) return "no promise: Primary alone without a grant";
@@ -749,4 +752,32 @@ function promiseFor(
   const { config, former } = state;
   const flowing = config.segments.every(flows) && former?.config.segments.every(flows) !== false;
   return flowing ? null : "no promise: commits flow at less than half of a segment";
+}
+
+/**
+ * Is the view that of the grant's component, or one that came of it? Another server of the segment may
+ * still stand in the view from before, whose side Galera may keep Primary once it has given up on the
+ * component: the promise is not for that one.
+ */
+function isOfGrant(
+  state: ArbitratorState,
+  grant: Grant,
+  options: { readonly report: Report; readonly now: Millis },
+): boolean {
+  const { report, now } = options;
+  const { noted, retired } = state.durable;
+  if (noted?.fingerprint === report.fingerprint && noted.epochServed >= grant.epoch) return true;
+  const component = fingerprintMembers(grant.expectedFingerprint ?? "");
+  if (report.gcommUuid !== null && component.includes(report.gcommUuid)) return true;
+  // More than half of the segment left the view from before for the component's.
+  const maxAgeMs = state.config.timing.suspectMs;
+  let counted = 0;
+  let here = 0;
+  for (const server of state.config.servers) {
+    if (server.segment !== grant.segment || retired.includes(server.id)) continue;
+    counted++;
+    const young = youngReport(state, server.id, { now, maxAgeMs });
+    if (young?.primary === "yes" && young.fingerprint === report.fingerprint) here++;
+  }
+  return 2 * here > counted;
 }

@@ -623,4 +623,15 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
   },
+  {
+    id: "grant.anywhere",
+    breaks: "A granted segment's server is promised the right in whatever view it stands",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: "    return isOfGrant(state, grant, options)\n",
+        to: "    return grant.epoch > 0\n",
+      },
+    ],
+  },
 ];

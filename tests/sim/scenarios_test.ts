@@ -615,3 +615,27 @@ describe("promises outlast Galera's patience", () => {
       stage.endsWell({ mayLose: true });
     });
 });
+
+describe("a grant is for its component", () => {
+  test("{a2,a3} of 3+3 is promoted while a1 still stands in the old joint view: a1 does not open there", () => {
+    let stoodThere = 0;
+    for (let seed = 1; seed <= 24; seed++) {
+      const stage = new Stage({
+        weights: BALANCED_3_3,
+        seed,
+        galera: { suspectMs: [1000, 1001], slowSuspectChance: 0.5, slowSuspectMs: 9000 },
+      });
+      stage.cut(["a2", "a3"], ["a1", ...stage.of("dc2")], { net: "galera" });
+      stage.run(7000);
+      if (stage.grant?.segment === "dc1" && stage.view("a1").length === 6) stoodThere++;
+      if (stage.grant?.segment === "dc1")
+        stage.always("a1 opens only beside a2 and a3", () => {
+          const beside = stage.view("a1").length === stage.view("a2").length;
+          return !stage.serves("a1") || beside;
+        });
+      stage.run(6000);
+      stage.endsWell({ mayLose: true });
+    }
+    expect(stoodThere).toBeGreaterThan(0);
+  });
+});
