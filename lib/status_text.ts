@@ -46,6 +46,13 @@ export function statusText(summary: Summary, extras: StatusExtras = {}): string 
       lines.push(`  ${ago(agoMs).padStart(9)} ago  ${verdict.rule} - ${verdict.because}`);
     }
   }
+  for (const { name, report } of summary.servers) {
+    for (const { name: aside, bytes, ageMs } of report?.aside ?? []) {
+      lines.push(
+        `set aside on ${name}: ${aside}, ${(bytes / 1_048_576).toFixed(1)} MB, ${ago(ageMs)} ago; \`discard ${name}\` frees it`,
+      );
+    }
+  }
   if (next.length > 0)
     lines.push("", "what would happen next:", ...next.map((line) => `  ${line}`));
   return lines.join("\n");

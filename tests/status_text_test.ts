@@ -62,6 +62,14 @@ describe("statusText()", () => {
     expect(text.split("\n")[0]).toContain("cannot tell - no server has reported lately");
   });
 
+  test("names the data that was set aside, its size, its age, and how to free it", () => {
+    const story = calmArbitrator();
+    story.report("a1", { aside: [{ name: "data.aside-1", bytes: 3_145_728, ageMs: 7_200_000 }] });
+    expect(statusText(summarize(story.state, story.now))).toContain(
+      "set aside on a1: data.aside-1, 3.0 MB, 2 h ago; `discard a1` frees it",
+    );
+  });
+
   test("shows a server that was never heard", () => {
     const config = coreCluster();
     const durable = newDurable(config, "store-1");

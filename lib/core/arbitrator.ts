@@ -20,7 +20,13 @@ import {
   voter,
   voters,
 } from "./arbitrator_config.ts";
-import { obeyPerson, standingFor, tendSwitchover } from "./arbitrator_orders.ts";
+import {
+  obeyPerson,
+  standingFor,
+  tendDiscards,
+  tendSwitchover,
+  wishesFor,
+} from "./arbitrator_orders.ts";
 import { chooseBootstrap, joiningAfter, startVerdict } from "./arbitrator_outage.ts";
 import { clip, type Facts, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
 import {
@@ -90,6 +96,8 @@ function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
       ? now + start.config.timing.promotionWindowMs
       : Number.NEGATIVE_INFINITY,
     person: null,
+    discards: new Map(),
+    startOrders: new Map(),
     // Monotonic time does not outlive the process, so deadlines start anew.
     standingSince: new Map(
       start.durable.standing.map(({ verb, about }) => [`${verb} ${about}`, now]),
@@ -243,6 +251,7 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
     set(turn, { observing: `the store is older than the servers: ${because}` });
     log(turn, "observing", { because });
   }
+  tendDiscards(turn, from, report);
   completeGrant(turn, from, report);
   noteView(turn, from, report);
   closeEpoch(turn, report);
@@ -709,6 +718,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
             ...standingFor(state, from, now),
             retired: [...state.durable.retired],
             ...(state.mark === null ? {} : { config: state.mark }),
+            ...wishesFor(state, from),
             start,
           },
   };

@@ -41,6 +41,8 @@ export function obeyPerson(turn: Turn, event: Arrived<"arbitrator">): void {
     case "undrain":
     case "retire":
     case "restore":
+    case "start":
+    case "discard":
     case "pause":
     case "resume":
     case "make_primary":
@@ -90,22 +92,21 @@ function carryOut(turn: Turn, order: Order, change: Change): void {
       note(turn, change.durable);
       stamp(turn, before);
       // A server learns it with the ack of its next report: ask for one now.
-      for (const to of change.tell) {
-        turn.effects.push({
-          do: "send",
-          to,
-          body: {
-            verb: "request_status",
-            parameters: { because: clip(`${order.verb} by ${order.parameters.who}`) },
-          },
-          expiresMs: turn.state.config.timing.resendMs,
-        });
-      }
+      for (const to of change.tell) askAnew(turn, order, to);
       return;
     }
     case "rearm":
       rearm(turn);
       return;
+    case "wish": {
+      // In memory only: an arbitrator that is restarted forgets it, and nothing happens.
+      const startOrders = new Map(turn.state.startOrders);
+      for (const id of change.start) startOrders.set(id, (startOrders.get(id) ?? 0) + 1);
+      const discards = new Map([...turn.state.discards, ...change.discard]);
+      set(turn, { startOrders, discards });
+      for (const to of [...change.start, ...change.discard.keys()]) askAnew(turn, order, to);
+      return;
+    }
     case "promote":
       // Granted by the decision that follows in this very step.
       set(turn, { person: change.person });
@@ -113,6 +114,42 @@ function carryOut(turn: Turn, order: Order, change: Change): void {
     default:
       unreachable(change);
   }
+}
+
+function askAnew(turn: Turn, order: Order, to: PartyId): void {
+  const because = clip(`${order.verb} by ${order.parameters.who}`);
+  turn.effects.push({
+    do: "send",
+    to,
+    body: { verb: "request_status", parameters: { because } },
+    expiresMs: turn.state.config.timing.resendMs,
+  });
+}
+
+/** What people want of a server, for the answer to its report. */
+export function wishesFor(
+  state: ArbitratorState,
+  id: PartyId,
+): { readonly discard?: readonly string[]; readonly startOrders?: number } {
+  const discard = state.discards.get(id);
+  const startOrders = state.startOrders.get(id);
+  return {
+    ...(discard === undefined ? {} : { discard }),
+    ...(startOrders === undefined ? {} : { startOrders }),
+  };
+}
+
+/** What a server no longer reports as set aside is gone. */
+export function tendDiscards(turn: Turn, from: PartyId, report: Report): void {
+  const wanted = turn.state.discards.get(from);
+  if (wanted === undefined) return;
+  const left = wanted.filter((name) => report.aside?.some((one) => one.name === name));
+  if (left.length === wanted.length) return;
+  const discards = new Map(turn.state.discards);
+  if (left.length === 0) discards.delete(from);
+  else discards.set(from, left);
+  set(turn, { discards });
+  log(turn, "discarded", { server: from, left });
 }
 
 /** Deadlines of orders that are new count from now. */

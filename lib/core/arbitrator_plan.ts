@@ -13,6 +13,7 @@ import type {
   ResumeOrder,
   SwitchoverOrder,
 } from "../message/command.ts";
+import type { Aside } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import type { BodyOf } from "../message/mod.ts";
 import { isJoint } from "../wsrep_status.ts";
@@ -42,6 +43,12 @@ export type Change =
       readonly durable: Partial<ArbitratorDurable>;
       readonly tell: readonly PartyId[];
     }
+  /** Let these servers know what is wanted of them. */
+  | {
+      readonly is: "wish";
+      readonly start: readonly PartyId[];
+      readonly discard: ReadonlyMap<PartyId, readonly string[]>;
+    }
   /** Put an arbitrator that has lost its state back to work. */
   | { readonly is: "rearm" }
   /** Promote: the decision that follows in the same step grants it. */
@@ -69,6 +76,10 @@ export function planOrder(state: ArbitratorState, order: Order, now: Millis): Pl
     case "retire":
     case "restore":
       return planRetire(state, order.verb, order.parameters);
+    case "start":
+      return planStart(state, order.parameters, now);
+    case "discard":
+      return planDiscard(state, order.parameters, now);
     case "pause":
       return planPause(state, order.parameters);
     case "resume":
@@ -346,6 +357,63 @@ function sign(
 ): Standing {
   const { who, why } = order;
   return { deadlineMs: null, floor: 0, from: "", ...what, who, why };
+}
+
+// --- start, discard ----------------------------------------------------------------------------
+
+/** A server whose watchdog is silent can be told nothing. */
+function allSpeak(state: ArbitratorState, ids: readonly PartyId[], now: Millis): Check {
+  const maxAgeMs = state.config.timing.suspectMs;
+  const silent = ids.filter((id) => youngReport(state, id, { now, maxAgeMs }) === null);
+  const names = silent.map((id) => nameOf(state, id)).join(", ");
+  return check("server.speaks", silent.length === 0 ? null : `unheard: ${names}`, ids.join(", "));
+}
+
+function planStart(state: ArbitratorState, order: NodeOrder, now: Millis): Planned {
+  const ids = resolve(state, order.node);
+  const down = ids.filter((id) => state.heard.get(id)?.report.running === "down");
+  const names = down.map((id) => nameOf(state, id)).join(", ");
+  return finish({
+    order: "start",
+    checks: [namesKnown(state, order.node, ids), allSpeak(state, ids, now)],
+    already: down.length === 0 ? `${order.node} is not down` : null,
+    because: `start: ${down.join(", ")}`,
+    steps: [
+      `the failed starts of ${names} are forgotten`,
+      "it starts as soon as its verdict says so: join, full transfer, or the wait for a full outage's choice",
+    ],
+    change: { is: "wish", start: down, discard: new Map() },
+  });
+}
+
+function planDiscard(state: ArbitratorState, order: NodeOrder, now: Millis): Planned {
+  const ids = resolve(state, order.node);
+  const found = ids.flatMap((id) => {
+    const aside = state.heard.get(id)?.report.aside ?? [];
+    return aside.length === 0 ? [] : [{ id, aside }];
+  });
+  return finish({
+    order: "discard",
+    checks: [namesKnown(state, order.node, ids), allSpeak(state, ids, now)],
+    already: found.length === 0 ? `${order.node} has nothing set aside` : null,
+    because: `discard: ${found.map(({ id, aside }) => `${id} ${sizeOf(aside)}`).join(", ")}`,
+    steps: [
+      ...found.flatMap(({ id, aside }) =>
+        aside.map((one) => `${nameOf(state, id)}: ${one.name} is removed, ${sizeOf([one])}`),
+      ),
+      "rows that were only there are gone for good",
+    ],
+    change: {
+      is: "wish",
+      start: [],
+      discard: new Map(found.map(({ id, aside }) => [id, aside.map(({ name }) => name)])),
+    },
+  });
+}
+
+function sizeOf(aside: readonly Aside[]): string {
+  const bytes = aside.reduce((sum, one) => sum + one.bytes, 0);
+  return `${(bytes / 1_048_576).toFixed(1)} MB`;
 }
 
 // --- pause, resume -----------------------------------------------------------------------------

@@ -136,6 +136,10 @@ export interface ArbitratorState {
   /** A window in which a second automatic change of segment needs an acknowledgement. */
   readonly windowUntil: Millis;
   readonly person: PersonOrder | null;
+  /** Data directories that people want gone, until the server no longer reports them. */
+  readonly discards: ReadonlyMap<PartyId, readonly string[]>;
+  /** How often people have ordered each server to be tried again. */
+  readonly startOrders: ReadonlyMap<PartyId, number>;
   /** Since when drains and a switchover stand, by what they are about. */
   readonly standingSince: ReadonlyMap<string, Millis>;
   /** What was before the order that is out: an order refused is void. */

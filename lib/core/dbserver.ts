@@ -11,6 +11,14 @@ import { type PartyId, partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
 import { holdsMajority, isJoint, namesIn } from "../wsrep_status.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
+import {
+  asideChanged,
+  asideDueAt,
+  asideInitial,
+  hearAside,
+  hearWishes,
+  tendAside,
+} from "./dbserver_aside.ts";
 import { bringsEvidence, endedMembers, evict, evictDueAt, evictTold } from "./dbserver_evict.ts";
 import type { DbServerEffect, DbServerEvent, ServerDurable } from "./dbserver_io.ts";
 import { continueOrder, formed, hearOrder, orderWritten } from "./dbserver_orders.ts";
@@ -85,6 +93,8 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     handling: null,
     leaving: false,
     failedStarts: 0,
+    startOrders: 0,
+    aside: asideInitial(now),
     startAt: now,
     stoppedAt: now,
     startedAt: never,
@@ -164,6 +174,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
 
 function dueAt(state: DbServerState): Millis {
   let due = Math.min(state.reportAt, state.lapseAt, state.killAt, evictDueAt(state));
+  due = Math.min(due, asideDueAt(state));
   if (state.process.is === "running") {
     if (!state.polling) due = Math.min(due, state.pollAt);
     if (!state.probing && mayProbe(state)) due = Math.min(due, state.probeAt);
@@ -221,6 +232,9 @@ function step(
     case "config":
       hearConfig(turn, event);
       break;
+    case "aside":
+      hearAside(turn, event);
+      break;
     case "done":
       hearDone(turn, event.effect, event.error);
       break;
@@ -243,6 +257,7 @@ function settle(turn: Turn): void {
   // Both may have changed what must not be forgotten.
   write(turn);
   look(turn);
+  tendAside(turn);
   tell(turn);
 }
 
@@ -419,6 +434,7 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
     vainSince: vainAfter(turn, event, { sent: sent.parameters, verdict: arbitrator.start }),
     startVerdict: judgedOnPosition(turn.state, sent.parameters) ? arbitrator.start : "wait",
   });
+  hearWishes(turn, arbitrator);
 }
 
 /**
@@ -712,6 +728,7 @@ function hearDone(turn: Turn, effect: DbServerEffect, error: string | null): voi
       if (error !== null) log(turn, "store_failed", { error });
       return;
     case "start":
+      if (effect.mode === "reseed") asideChanged(turn);
       if (error === null) return;
       set(turn, {
         handling: null,
@@ -737,9 +754,11 @@ function hearDone(turn: Turn, effect: DbServerEffect, error: string | null): voi
     case "tune":
       if (error !== null) log(turn, "tune_failed", { error });
       return;
+    case "discard":
     case "form_primary":
     case "guard":
     case "log":
+    case "look_aside":
     case "poll":
     case "probe":
     case "read_position":

@@ -1,6 +1,6 @@
 /** What the server watchdog's core is told and asks for. The core itself is dbserver.ts. */
 import type { ClusterConfig } from "../cluster_config.ts";
-import type { ConfigMark, Position } from "../message/dbserver.ts";
+import type { Aside, ConfigMark, Position } from "../message/dbserver.ts";
 import type { Notify } from "../message/wsrep_notify_cmd.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
 import type { CommonEffect, CommonEvent, Millis } from "./core.ts";
@@ -72,6 +72,12 @@ export type DbServerEvent =
       readonly mark: ConfigMark;
       readonly held: ConfigMark | null;
     }
+  /** What is set aside now, after a look or a removal; null if that could not be told. */
+  | {
+      readonly on: "aside";
+      readonly found: readonly Aside[] | null;
+      readonly error: string | null;
+    }
   /** An effect that has no event of its own has ended. */
   | { readonly on: "done"; readonly effect: DbServerEffect; readonly error: string | null };
 
@@ -103,6 +109,10 @@ export type DbServerEffect =
   | { readonly do: "stop"; readonly graceMs: Millis }
   | { readonly do: "kill"; readonly because: string }
   | { readonly do: "persist"; readonly durable: ServerDurable }
+  /** Which data directories are set aside, and how large they are. */
+  | { readonly do: "look_aside" }
+  /** Remove those of them. */
+  | { readonly do: "discard"; readonly names: readonly string[] }
   /** Tells the guard when to kill this mariadbd unless told otherwise; null: it is fenced, or there is nothing to guard. */
   | {
       readonly do: "guard";

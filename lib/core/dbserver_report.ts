@@ -9,6 +9,7 @@ import type { Report } from "../message/dbserver.ts";
 import { words } from "../message/mod.ts";
 import { groupOf } from "../wsrep_status.ts";
 import type { Millis } from "./core.ts";
+import { asideReport } from "./dbserver_aside.ts";
 import {
   type DbServerState,
   FAILED_STARTS_MAX,
@@ -94,6 +95,7 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     gcommUuid: state.gcommUuid,
     ended: state.ended,
     writers: writersOf(state, now),
+    ...(state.aside.found.length === 0 ? {} : { aside: asideReport(state, now) }),
     pollAgeMs: status === null ? 0 : Math.max(0, Math.min(86_400_000, now - state.polledAt)),
     versions: {
       server: status?.serverVersion ?? "",
@@ -142,7 +144,7 @@ function becauseOf(state: DbServerState, right: string): string {
     const gaveUp =
       state.failedStarts < FAILED_STARTS_MAX
         ? ""
-        : `${state.failedStarts} starts in a row failed, mend it and restart its watchdog; `;
+        : `${state.failedStarts} starts in a row failed, mend it and order a start; `;
     return `mariadbd is not running: ${gaveUp}${state.process.because}`;
   }
   if (state.status === null)

@@ -11,6 +11,7 @@ import type { PartyId } from "../message/envelope.ts";
 import { fingerprint, holdsMajority, isJoint, namesIn, type WsrepStatus } from "../wsrep_status.ts";
 import { EPOCHS_MAX } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
+import type { AsideState } from "./dbserver_aside.ts";
 import type { ProcessFact, ServerDurable } from "./dbserver_io.ts";
 
 /** Starts in a row that never reached Synced; then a person has to look at it. */
@@ -65,6 +66,9 @@ export interface DbServerState {
   readonly leaving: boolean;
   /** Starts in a row that did not reach Synced. */
   readonly failedStarts: number;
+  /** How often people had ordered a start, by the arbitrator's latest answer. */
+  readonly startOrders: number;
+  readonly aside: AsideState;
   readonly startAt: Millis;
   readonly startedAt: Millis;
   /** When mariadbd was last found to have ended. */

@@ -16,9 +16,10 @@ import {
   statSync,
   writeSync,
 } from "node:fs";
+import { lstat, opendir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { describeError, MinderError } from "../errors.ts";
-import type { Position } from "../message/dbserver.ts";
+import { ASIDE_MAX, type Aside, type Position } from "../message/dbserver.ts";
 
 /** grastate.dat, as Galera keeps it. */
 export interface Grastate {
@@ -247,6 +248,42 @@ function bytesBelow(directory: string): number {
 export function asideOf(datadir: string): readonly string[] {
   const prefix = `${basename(datadir)}.aside-`;
   return readdirSync(dirname(datadir)).filter((name) => name.startsWith(prefix));
+}
+
+/** The same with their sizes, in which hard links and sparse files count as what they take, and ages. */
+export async function listAside(datadir: string): Promise<readonly Aside[]> {
+  const found: Aside[] = [];
+  for (const name of asideOf(datadir).slice(0, ASIDE_MAX)) {
+    const path = join(dirname(datadir), name);
+    // Renaming a directory is the last thing that changed it.
+    const { ctimeMs } = await lstat(path);
+    const ageMs = Math.max(0, Math.round(Date.now() - ctimeMs));
+    found.push({ name, bytes: await bytesUnder(path), ageMs });
+  }
+  return found;
+}
+
+/** Removes directories that were set aside; other names are none of ours. @throws what node:fs throws */
+export async function discardAside(datadir: string, names: readonly string[]): Promise<void> {
+  const known = asideOf(datadir);
+  for (const name of names) {
+    if (!known.includes(name)) continue;
+    await rm(join(dirname(datadir), name), { recursive: true, force: true });
+  }
+  syncDirectory(dirname(datadir));
+}
+
+/** Piece by piece: counting a large data directory must not keep a fence waiting. */
+async function bytesUnder(directory: string): Promise<number> {
+  let bytes = 0;
+  for await (const entry of await opendir(directory, { recursive: true })) {
+    try {
+      bytes += (await lstat(join(entry.parentPath, entry.name))).blocks * 512;
+    } catch {
+      // Removed since it was listed.
+    }
+  }
+  return bytes;
 }
 
 function putAside(file: string, keptAs: string): "removed" | "absent" {

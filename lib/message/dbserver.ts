@@ -74,6 +74,21 @@ export const ConfigMarkSchema = v.strictObject({
 });
 export type ConfigMark = v.InferOutput<typeof ConfigMarkSchema>;
 
+/** Data directories set aside that a report names. */
+export const ASIDE_MAX = 16;
+
+/** Name of a directory beside the data directory. */
+export const AsideNameSchema = v.pipe(v.string(), v.regex(/^[^/]{1,255}$/, "Expected a name"));
+
+/** A data directory that was set aside before a full state transfer. */
+export const AsideSchema = v.strictObject({
+  name: AsideNameSchema,
+  bytes: CountSchema,
+  /** Since it was set aside. */
+  ageMs: CountSchema,
+});
+export type Aside = v.InferOutput<typeof AsideSchema>;
+
 /** `db_status_report`: the whole state of one server, as its watchdog last saw it. */
 export const ReportSchema = v.strictObject({
   /** Rises with every report of this session; orders quote the one they were decided on. */
@@ -139,6 +154,8 @@ export const ReportSchema = v.strictObject({
   guard: v.boolean(),
   /** Has rows beyond a fork point: must take a full state transfer before it serves. */
   diverged: v.boolean(),
+  /** Data directories set aside before full transfers, which a person may discard. @default none */
+  aside: v.optional(v.pipe(v.array(AsideSchema), v.maxLength(ASIDE_MAX), v.readonly())),
   /** Age of the poll behind this report. */
   pollAgeMs: MillisSchema,
   versions: v.strictObject({
@@ -201,6 +218,10 @@ export const AckSchema = v.strictObject({
       retired: v.pipe(v.array(PartyIdSchema), v.maxLength(64)),
       /** Where the config comes from the database: the document that is in force. */
       config: v.optional(ConfigMarkSchema),
+      /** Data directories of those reported as set aside that a person wants gone. @default none */
+      discard: v.optional(v.pipe(v.array(AsideNameSchema), v.maxLength(ASIDE_MAX), v.readonly())),
+      /** How often people have ordered to try again, since the arbitrator's start. @default 0 */
+      startOrders: v.optional(CountSchema),
       /** Verdict for a stopped server. */
       start: v.picklist(["join", "reseed", "bootstrap", "wait"]),
     }),

@@ -80,6 +80,8 @@ export const ROUTES = {
     body("undrain", NodeOrderSchema),
     body("retire", NodeOrderSchema),
     body("restore", NodeOrderSchema),
+    body("start", NodeOrderSchema),
+    body("discard", NodeOrderSchema),
     body("pause", PauseSchema),
     body("resume", ResumeSchema),
     body("make_primary", MakePrimaryOrderSchema),

@@ -190,6 +190,10 @@ function limitMs(effect: OwnOrLog, config: ClusterConfig): Millis {
     case "start":
     case "read_position":
       return RECOVER_TIMEOUT_MS + SLACK_MS;
+    // Thousands of files, on a disk that is busy.
+    case "look_aside":
+    case "discard":
+      return RECOVER_TIMEOUT_MS + SLACK_MS;
     case "stop":
       return effect.graceMs + 2 * EFFECT_LIMIT_MS;
     case "kill":
@@ -214,6 +218,9 @@ function failedServer(
       return { on: "polled", startedAt: now, status: null, error, unreachable: false };
     case "probe":
       return { on: "probed", startedAt: now, outcome: "hung", error };
+    case "look_aside":
+    case "discard":
+      return { on: "aside", found: null, error };
     case "form_primary":
       return { on: "formed", outcome: "failed", error };
     case "read_position":

@@ -6,6 +6,8 @@ import type { DbServerConfig } from "../cluster_config.ts";
 import type { DbServerEffect, DbServerEvent, ServerDurable } from "../core/dbserver_io.ts";
 import {
   asideOf,
+  discardAside,
+  listAside,
   readGrastate,
   readPosition,
   removeGrastate,
@@ -18,7 +20,7 @@ import type { Guard } from "../effects/guard.ts";
 import type { Mysql } from "../effects/mysql.ts";
 import { isAlive, type ServerProcess } from "../effects/process.ts";
 import { describeError, unreachable } from "../errors.ts";
-import type { ConfigMark } from "../message/dbserver.ts";
+import type { Aside, ConfigMark } from "../message/dbserver.ts";
 import type { Clock } from "../wakeup.ts";
 
 /** `--wsrep-recover` does InnoDB's crash recovery first: minutes on a large database. */
@@ -97,6 +99,13 @@ export async function performServer(
       return { on: "guarded", alive: guard(effect, tools) };
     case "adopt":
       return await attempt(effect, () => tools.adopt(effect.mark));
+    case "look_aside":
+      return await aside(() => listAside(self.datadir));
+    case "discard":
+      return await aside(async () => {
+        await discardAside(self.datadir, effect.names);
+        return await listAside(self.datadir);
+      });
     case "persist":
       return await attempt(effect, () => tools.save(effect.durable));
     default:
@@ -106,6 +115,14 @@ export async function performServer(
 
 function done(effect: ServerOwnEffect, error: string | null): ServerOwnEvent {
   return { on: "done", effect, error };
+}
+
+async function aside(act: () => Promise<readonly Aside[]>): Promise<ServerOwnEvent> {
+  try {
+    return { on: "aside", found: await act(), error: null };
+  } catch (error) {
+    return { on: "aside", found: null, error: describeError(error) };
+  }
 }
 
 async function attempt(

@@ -101,6 +101,49 @@ const CASES: readonly (readonly [string, () => ArbitratorStory, Order])[] = [
   ["switchover in a cut", dc1Gone, { verb: "switchover", parameters: { ...EVE, segment: "dc2" } }],
 ];
 
+describe("orders about one server", () => {
+  const ASIDE = [{ name: "data.aside-1", bytes: 3_145_728, ageMs: 60_000 }];
+
+  test("discard: what the server reports as set aside is wanted gone until it no longer does", () => {
+    const story = calmArbitrator();
+    story.report("a1", { aside: ASIDE });
+    const order = { verb: "discard", parameters: { ...EVE, node: "a1" } } as const;
+    expect(dryRun(story, order)).toMatchObject({
+      outcome: "would",
+      because: "discard: dbserver.1 3.0 MB",
+      steps: ["a1: data.aside-1 is removed, 3.0 MB", "rows that were only there are gone for good"],
+    });
+    expect(story.person(order)?.outcome).toBe("ok");
+    expect(story.report("a1", { aside: ASIDE })?.arbitrator?.discard).toEqual(["data.aside-1"]);
+    expect(story.report("a2")?.arbitrator).not.toHaveProperty("discard");
+    expect(story.report("a1")?.arbitrator).not.toHaveProperty("discard");
+    expect(dryRun(story, order)).toMatchObject({ outcome: "already" });
+  });
+
+  test("start: a server that is down is told to try again, one that runs is left alone", () => {
+    const story = calmArbitrator();
+    const order = { verb: "start", parameters: { ...EVE, node: "dc1" } } as const;
+    expect(dryRun(story, order)).toMatchObject({ outcome: "already", because: "dc1 is not down" });
+    story.report("a1", down(105));
+    expect(dryRun(story, order)).toMatchObject({ outcome: "would", because: "start: dbserver.1" });
+    expect(story.person(order)?.outcome).toBe("ok");
+    expect(story.report("a1", down(105))?.arbitrator?.startOrders).toBe(1);
+    expect(story.report("a2")?.arbitrator).not.toHaveProperty("startOrders");
+    expect(story.person(order)?.outcome).toBe("ok");
+    expect(story.report("a1", down(105))?.arbitrator?.startOrders).toBe(2);
+  });
+
+  test("neither is taken for a server that is silent", () => {
+    const story = calmArbitrator();
+    story.report("a1", { ...down(105), aside: ASIDE });
+    story.pass(6_000);
+    for (const verb of ["start", "discard"] as const) {
+      const ack = story.person({ verb, parameters: { ...EVE, node: "a1" } });
+      expect(ack).toMatchObject({ outcome: "refused", because: "unheard: a1" });
+    }
+  });
+});
+
 describe("a dry run", () => {
   for (const [what, story, order] of CASES) {
     test(`${what}: says what the order then does, and changes nothing`, () => {

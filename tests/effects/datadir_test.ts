@@ -12,8 +12,10 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import {
+  discardAside,
+  listAside,
   parseGrastate,
   readGrastate,
   readPosition,
@@ -148,6 +150,25 @@ describe("a data directory", () => {
     expect(statSync(datadir).mode & 0o777).toBe(0o750);
     expect(() => setDatadirAside(datadir, `${datadir}.1`)).toThrow("Cannot set the data directory");
     expect(readFileSync(`${datadir}.1/rows`, "utf8")).toBe("diverged");
+  });
+
+  test("what was set aside is listed with its size and age, and removed by name only", async () => {
+    const names = [`${basename(datadir)}.aside-1`, `${basename(datadir)}.aside-2`] as const;
+    for (const name of names) {
+      const path = join(dirname(datadir), name);
+      mkdirSync(join(path, "app"), { recursive: true });
+      writeFileSync(join(path, "app", "rows.ibd"), "x".repeat(10_000));
+    }
+    const listed = await listAside(datadir);
+    expect(listed.map(({ name }) => name).sort()).toEqual([...names]);
+    for (const { bytes, ageMs } of listed) {
+      expect(bytes).toBeGreaterThanOrEqual(10_000);
+      expect(ageMs).toBeLessThan(60_000);
+    }
+    await discardAside(datadir, [names[0], basename(datadir), "..", `${names[1]}/app`]);
+    expect((await listAside(datadir)).map(({ name }) => name)).toEqual([names[1]]);
+    expect(existsSync(join(dirname(datadir), names[1], "app", "rows.ibd"))).toBe(true);
+    expect(existsSync(datadir)).toBe(true);
   });
 });
 

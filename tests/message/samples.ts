@@ -218,6 +218,8 @@ export const SAMPLES: { readonly [R in Route]: readonly BodyOf<R>[] } = {
     { verb: "undrain", parameters: { ...SIGNED, node: "dbserver.1" } },
     { verb: "retire", parameters: { ...SIGNED, node: "db1" } },
     { verb: "restore", parameters: { ...SIGNED, node: "db1" } },
+    { verb: "start", parameters: { ...SIGNED, node: "db1" } },
+    { verb: "discard", parameters: { ...SIGNED, node: "db1" } },
     { verb: "pause", parameters: { ...SIGNED } },
     { verb: "resume", parameters: { ...SIGNED, rearm: false } },
     {

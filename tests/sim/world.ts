@@ -808,6 +808,10 @@ export class World {
         galera.stop(node, effect.graceMs);
         done(galera.procs[node] === null ? "mariadbd does not run" : null);
         return;
+      case "look_aside":
+      case "discard":
+        process.after(1, () => process.deliver({ on: "aside", found: [], error: null }));
+        return;
       case "guard":
         // Its processes have no guards: heavy segments are judged as without.
         return;
