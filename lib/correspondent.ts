@@ -417,7 +417,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       verb,
       parameters,
     } as Message;
-    const waitMs = outgoing.repeats === 0 ? ackTimeoutMs : resendMs;
+    // Client minders that are away may be hundreds, and each is told anew before long.
+    const away = partyType(peer) === "dbclient" && correspondent.lastError !== null;
+    const waitMs = outgoing.repeats === 0 && !away ? ackTimeoutMs : resendMs;
     const next: Outgoing = {
       ...outgoing,
       attempts: outgoing.attempts + 1,

@@ -199,7 +199,7 @@ function viewWord(report: NonNullable<Summary["servers"][number]["report"]>): st
   return report.primary === "yes" ? "Primary" : "non-Primary";
 }
 
-function ago(ms: number): string {
+export function ago(ms: number): string {
   if (ms < 1_000) return `${Math.round(ms)} ms`;
   if (ms < 120_000) return `${(ms / 1_000).toFixed(1)} s`;
   if (ms < 7_200_000) return `${Math.round(ms / 60_000)} min`;
@@ -207,7 +207,7 @@ function ago(ms: number): string {
 }
 
 /** Rows in columns as wide as their widest cell; the last column is left as it is. */
-function table(rows: readonly (readonly string[])[]): string[] {
+export function table(rows: readonly (readonly string[])[]): string[] {
   const widths = (rows[0] ?? []).map((_, column) =>
     Math.max(...rows.map((row) => row[column]?.length ?? 0)),
   );

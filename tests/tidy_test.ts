@@ -34,6 +34,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/config_store.ts", 3],
   ["lib/health.ts", 3],
   ["lib/what_if_text.ts", 3],
+  ["lib/client_text.ts", 3],
   ["lib/doctor.ts", 3],
   ["lib/gate.ts", 3],
   ["lib/systemd.ts", 3],

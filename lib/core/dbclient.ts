@@ -715,6 +715,8 @@ export interface ClientStatus {
   readonly policy: DbClientConfig["policy"];
   /** Null while everything is as it should be. */
   readonly trouble: string | null;
+  /** What the balancer's table has that is not for a minder to put right. */
+  readonly oddities: readonly string[];
   readonly servers: readonly {
     readonly name: string;
     /** As it shall be; null while too little is known. */
@@ -726,6 +728,8 @@ export interface ClientStatus {
     readonly sessions: number | null;
     readonly heardAgoMs: Millis | null;
     readonly drainingForMs: Millis | null;
+    /** When the sessions of a server being drained will be cut; null if they end in their own time. */
+    readonly cutInMs: Millis | null;
   }[];
 }
 
@@ -737,6 +741,7 @@ export function describe(state: DbClientState, now: Millis): ClientStatus {
     client: state.client.id,
     policy: state.client.policy,
     trouble: troubleOf(state),
+    oddities: state.applied?.oddities ?? [],
     servers: state.config.servers.map(({ id, name }) => {
       const known = state.known.get(id) ?? UNKNOWN;
       const target = placed.get(name);
@@ -748,9 +753,15 @@ export function describe(state: DbClientState, now: Millis): ClientStatus {
         sessions: actual.get(name)?.sessions ?? null,
         heardAgoMs: known.report === null ? null : now - known.heardAt,
         drainingForMs: known.drainingSince === null ? null : now - known.drainingSince,
+        cutInMs: cutInMs(state, known, now),
       };
     }),
   };
+}
+
+function cutInMs({ client }: DbClientState, known: Known, now: Millis): Millis | null {
+  if (known.drainingSince === null || client.drainCutMs === undefined) return null;
+  return Math.max(0, known.drainingSince + client.drainCutMs - now);
 }
 
 function troubleOf(state: DbClientState): string | null {

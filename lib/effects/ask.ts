@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { ArbitratorConfig, ClusterConfig } from "../cluster_config.ts";
 import { MinderError } from "../errors.ts";
+import type { PartyId } from "../message/envelope.ts";
 import { type BodyFrom, isQuestion, type Message } from "../message/mod.ts";
 import { type SealKey, signingKey } from "../seal.ts";
 import { askOnce } from "./http.ts";
@@ -88,5 +89,28 @@ function keyFor(
     if (!isQuestion(body) || places.node === null) throw error;
     // A monitor on a server's host has that server's secret only.
     return signingKey({ keys: readSecretFile(places.node, "node") }, "node");
+  }
+}
+
+/**
+ * What the minder at `id` says of itself, which it tells its own host only.
+ * @throws MinderError if it does not answer in time or refuses
+ */
+export async function askMinder(id: PartyId, { config, timeoutMs }: AskOptions): Promise<unknown> {
+  const url = `${config.urlById.get(id)}/status`;
+  const tls = clientTls(config.security.tls, "command");
+  try {
+    const response = await fetch(url, {
+      signal: AbortSignal.timeout(timeoutMs),
+      ...(tls === null ? {} : { tls: { ...tls, rejectUnauthorized: true } }),
+    });
+    if (response.ok) return await response.json();
+    throw new MinderError(`${id} refuses: status ${response.status}`, {
+      where: url,
+      hint: "It answers this on its own host only.",
+    });
+  } catch (cause) {
+    if (cause instanceof MinderError) throw cause;
+    throw new MinderError(`${id} does not answer`, { where: url, hint: "Does it run?", cause });
   }
 }

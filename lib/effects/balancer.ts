@@ -88,6 +88,8 @@ export async function onlyServing(
 interface Memory {
   instance: string | null;
   words: ReadonlyMap<string, string>;
+  /** The whole of it, as it was read. */
+  table: Table | null;
   held: ReadonlySet<string>;
 }
 
@@ -104,7 +106,7 @@ const CUT_LOOK_MS = 5;
 
 /** Starts the one writer of a balancer's table. */
 export function startReconciler(options: ReconcilerOptions): Reconciler {
-  const memory: Memory = { instance: null, words: new Map(), held: new Set() };
+  const memory: Memory = { instance: null, words: new Map(), table: null, held: new Set() };
   let waiting: Wish | null = null;
   let running: Promise<void> | null = null;
   let stopped = false;
@@ -159,6 +161,9 @@ class Pass {
   readonly #signal: AbortSignal;
   readonly #changed: string[] = [];
   readonly #foreign: string[] = [];
+  readonly #odd: string[] = [];
+  /** Servers opened before the table was read, with the words that they are to have. */
+  readonly #opened = new Map<string, string>();
   /** Servers that a person has just given back: their place is decided anew before it is put right. */
   readonly #released = new Set<string>();
   #restarted = false;
@@ -173,6 +178,7 @@ class Pass {
 
   /** Null if the table is right in the end, else what is wrong with it. */
   async run(): Promise<string | null> {
+    await this.#openAtOnce();
     let table = await this.#read();
     this.#compareWithMemory(table);
     let wrong = this.#wrong(table);
@@ -197,6 +203,22 @@ class Pass {
     return this.#verdict(wrong, complaint, uncut);
   }
 
+  /**
+   * Opens servers that were out when the table was last read, without reading it again before: half of
+   * the time in which nobody can write may go by with that. Only those: where a person could have
+   * changed something meanwhile, it is read first.
+   */
+  async #openAtOnce(): Promise<void> {
+    const { words, table } = this.#memory;
+    const out = this.#balancer.word({ as: "out" });
+    const opened = this.#wish.target.filter(
+      ({ name, place }) => place.as === "up" && words.get(name) === out,
+    );
+    if (table === null || opened.length === 0) return;
+    await this.#balancer.apply(opened, table, this.#signal);
+    for (const { name, place } of opened) this.#opened.set(name, this.#balancer.word(place));
+  }
+
   /** What is known at the end, or was when the pass broke off. */
   outcome(): Omit<Applied, "error" | "tookMs"> {
     const shown = new Map(this.#table?.servers.map((server) => [server.name, server]));
@@ -209,7 +231,7 @@ class Pass {
       changed: this.#changed,
       foreign: this.#foreign,
       held: (this.#table?.servers ?? []).filter(({ held }) => held).map(({ name }) => name),
-      oddities: this.#table?.oddities ?? [],
+      oddities: [...(this.#table?.oddities ?? []), ...this.#odd],
       restarted: this.#restarted,
     };
   }
@@ -232,13 +254,17 @@ class Pass {
     for (const [name, word] of memory.words) {
       const found = shown.get(name) ?? "absent";
       if (memory.held.has(name) && !held.has(name)) this.#released.add(name);
-      if (found !== word) this.#foreign.push(`${name}: ${word} -> ${found}`);
+      const opened = this.#opened.get(name);
+      if (opened === undefined) {
+        if (found !== word) this.#foreign.push(`${name}: ${word} -> ${found}`);
+      } else if (found === opened) this.#changed.push(`${name}: ${word} -> ${found}`);
     }
   }
 
   #remember(): void {
     const servers = this.#table?.servers ?? [];
     this.#memory.words = new Map(servers.map(({ name, word }) => [name, word]));
+    this.#memory.table = this.#table;
     this.#memory.held = new Set(servers.filter(({ held }) => held).map(({ name }) => name));
   }
 
@@ -266,13 +292,18 @@ class Pass {
 
   /** Cuts what is to be cut and looks again. Answers with who still has sessions. */
   async #cut(table: Table, moved: ReadonlySet<string>): Promise<readonly string[]> {
-    if (this.#balancer.cut === null) return [];
     const busy = (from: Table): readonly Placed[] =>
       this.#wish.target.filter(
         ({ name }) =>
           this.#wish.cut.includes(name) &&
           from.servers.some((one) => one.name === name && (one.sessions ?? 0) > 0),
       );
+    if (this.#balancer.cut === null) {
+      // The server's own fence ends them, and a drain's deadline passes without effect: that is said.
+      const open = busy(table).map(({ name }) => name);
+      if (open.length > 0) this.#odd.push(`it cannot end the sessions to ${open.join(", ")}`);
+      return [];
+    }
     const first = this.#wish.target.filter(
       ({ name }) => this.#wish.cut.includes(name) && moved.has(name),
     );

@@ -247,7 +247,7 @@ export interface SwarmClient {
 }
 
 /** A client minder is awaited for so long before the next one starts. */
-const START_WAIT_MS = 5_000;
+const START_WAIT_MS = 1_000;
 
 /**
  * Starts this process's share of the client minders, each when the one before it has its table: nobody

@@ -3,6 +3,10 @@
  * parties are spread over several processes, as they are over hosts in life; this one orders, and
  * lays their times side by side.
  */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { writeSecretFile } from "../effects/secrets.ts";
 import { MinderError } from "../errors.ts";
 import { until } from "./exec.ts";
 import { wallMs } from "./journal.ts";
@@ -93,10 +97,16 @@ export async function measureSwarm(
   const { processes, changes, seconds } = options;
   const { servers } = swarmConfig(size);
   const tables = new Tables();
+  const folder = mkdtempSync(join(tmpdir(), "galera-minder-swarm-"));
+  // Signed, as messages are in life.
+  const secret = join(folder, "node.secret");
+  writeSecretFile(secret);
   const players = { servers: [] as Player[], clients: [] as Player[] };
   const start = (what: Play): void => {
     for (let part = 0; part < processes; part++) {
-      players[what].push(new Player(options.command(what, { part, of: processes }), tables));
+      players[what].push(
+        new Player(options.command(what, { part, of: processes }), secret, tables),
+      );
     }
   };
   const cpu = async (what: Play): Promise<number> => {
@@ -150,6 +160,7 @@ export async function measureSwarm(
     };
   } finally {
     await Promise.all([...players.servers, ...players.clients].map((player) => player.end()));
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 
@@ -183,9 +194,10 @@ class Player {
   readonly #ready = Promise.withResolvers<void>();
   #cpu: (usage: NodeJS.CpuUsage) => void = () => undefined;
 
-  constructor(command: readonly string[], tables: Tables) {
+  constructor(command: readonly string[], secret: string, tables: Tables) {
     this.#child = Bun.spawn([...command], {
       stdio: ["ignore", "inherit", "inherit"],
+      env: { ...process.env, GM_SECRET_FILE: secret },
       ipc: (word: Word) => {
         if ("ready" in word) this.#ready.resolve();
         else if ("cpu" in word) this.#cpu(word.cpu);

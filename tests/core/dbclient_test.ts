@@ -582,6 +582,7 @@ group("the balancer's word", () => {
       actual: "drain",
       sessions: 3,
       drainingForMs: 4900,
+      cutInMs: 100,
     });
     story.pass(100);
     expect(story.state.cut).toEqual(["a1"]);

@@ -38,9 +38,13 @@ describe("glbd's traps:", () => {
       onApplied: (result) => results.push(result),
     });
 
-  async function pass(wish: Target, by = reconciler()): Promise<Applied> {
+  async function pass(
+    wish: Target,
+    by = reconciler(),
+    cut: readonly string[] = [],
+  ): Promise<Applied> {
     const before = results.length;
-    by.want(wish, []);
+    by.want(wish, cut);
     await until("the pass ends", () => results.length > before);
     const result = results[before];
     if (result === undefined) throw new Error("no result");
@@ -69,6 +73,24 @@ describe("glbd's traps:", () => {
     double.commands.length = 0;
     await pass(target([{ as: "up", weight: 37 }, DRAIN, DRAIN]));
     expect(double.commands).toEqual(["getinfo\n", "10.0.0.1:3306:37\n", "getinfo\n"]);
+  });
+
+  test("a server that was out is opened at once, and read back; others only when read before", async () => {
+    await start();
+    const by = reconciler();
+    await pass(target([OUT, OUT, OUT]), by);
+    double.commands.length = 0;
+    const opened = await pass(target([UP, DRAIN, OUT]), by);
+    expect(double.commands).toEqual(["10.0.0.1:3306:100\n", "getinfo\n"]);
+    expect(opened).toMatchObject({ error: null, changed: ["s1: drain -> up 100"], foreign: [] });
+    double.commands.length = 0;
+    await pass(target([UP, UP, OUT]), by);
+    expect(double.commands[0]).toBe("10.0.0.2:3306:100\n");
+    double.obey("10.0.0.1:3306:7");
+    double.commands.length = 0;
+    const edited = await pass(target([UP, UP, OUT]), by);
+    expect(edited.foreign).toEqual(["s1: up 100 -> up 7"]);
+    expect(double.commands).toEqual(["getinfo\n", "10.0.0.1:3306:100\n", "getinfo\n"]);
   });
 
   test("nothing is deleted, and nothing is added that would get nothing", async () => {
@@ -101,6 +123,19 @@ describe("glbd's traps:", () => {
     expect((await pass(target([UP, DRAIN, OUT]))).oddities).toEqual([
       "s2 has a wrong count of connections: -2",
     ]);
+  });
+
+  test("sessions that it shall end and cannot are said, for as long as they are there", async () => {
+    await start();
+    const entry = double.entry("10.0.0.2:3306");
+    if (entry !== undefined) entry.connections = 2;
+    const wish = target([UP, DRAIN, OUT]);
+    expect(await pass(wish, undefined, ["s2", "s3"])).toMatchObject({
+      error: null,
+      oddities: ["it cannot end the sessions to s2"],
+    });
+    if (entry !== undefined) entry.connections = 0;
+    expect((await pass(wish, undefined, ["s2", "s3"])).oddities).toEqual([]);
   });
 
   test("a tiny weight that shows as none is seen and drained", async () => {
