@@ -313,3 +313,9 @@ fuzz times="10":
 [no-exit-message]
 fuzz-peers *args:
     @{{ quote(bun) }} scripts/fuzz_peers.ts "$@"
+
+# The demo's failover, calm and then during a flood of hostile input
+[group('prove it')]
+[no-exit-message]
+fuzz-failover *args: setup
+    @{{ quote(bun) }} scripts/fuzz_failover.ts "$@"

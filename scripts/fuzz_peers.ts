@@ -4,44 +4,50 @@
  * what they were sent, that they hear each other all the while, and that their memory stays flat.
  * Exit: 0 all of it holds, 1 not.
  */
-import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArguments, runScript, UsageError } from "../lib/cli.ts";
 import { askArbitrator } from "../lib/effects/ask.ts";
 import { parseClusterToml } from "../lib/effects/config_file.ts";
-import { readSecretFile, writeSecretFile } from "../lib/effects/secrets.ts";
+import { readSecretFile } from "../lib/effects/secrets.ts";
 import { until } from "../lib/lab/exec.ts";
+import {
+  BED_NET,
+  BED_PARTIES,
+  type BedParty,
+  digest,
+  prepareBed,
+  rssMb,
+  silences,
+  startParty,
+} from "../lib/lab/fuzz_bed.ts";
 import { attack, type HostileResult } from "../lib/lab/hostile.ts";
-import { RECORD_MARK, readRecorded, recordPosts } from "../lib/lab/record.ts";
+import { readRecorded, recordPosts } from "../lib/lab/record.ts";
 import { signingKey } from "../lib/seal.ts";
+import { makeScratch, removeScratch } from "../tests/support/scratch.ts";
 
 const USAGE = `
 Usage: fuzz_peers.ts [N] [--seed SEED] [--connections N]
+       fuzz_peers.ts --flood CONFIG --records FOLDER [--connections N]
   N               inputs (default 100000)
   --seed SEED     of the inputs (default random, printed)
   --connections N at a time (default 48, 4 of them slow)
+  --flood CONFIG  attacks the parties of that config until it is told to stop, then prints the counts
+  --records DIR   what was recorded of them
 `;
 
-const NET = "127.88.0";
-const PARTIES = ["arbitrator.1", "dbserver.1", "dbserver.2", "dbclient.1"] as const;
 /** What allocators and caches may take after the first tenth. */
 const GROWTH_MAX_MB = 40;
-const KB_PER_MB = 1024;
 const SLOW = 4;
-
-interface Minder {
-  readonly id: string;
-  readonly host: string;
-  readonly port: number;
-  readonly child: Bun.Subprocess;
-}
+/** As long as a lease: beyond it a server would stop serving. */
+const SILENCE_MAX_MS = 3_000;
 
 async function main(): Promise<number> {
   const { values, words } = parseArguments(USAGE, {
     seed: { type: "string" },
     connections: { type: "string" },
+    flood: { type: "string" },
+    records: { type: "string" },
   });
   const inputs = Number(words[0] ?? 100_000);
   const seed = Number(values.seed ?? Math.floor(Math.random() * 1e9));
@@ -49,25 +55,59 @@ async function main(): Promise<number> {
   if (![inputs, seed, connections].every((n) => Number.isSafeInteger(n) && n > 0)) {
     throw new UsageError("N, --seed and --connections are whole numbers", { hint: "See --help" });
   }
-  const folder = mkdtempSync(join(tmpdir(), "galera-minder-fuzz-"));
-  const minders: Minder[] = [];
+  if (values.flood !== undefined) {
+    return await flood(values.flood, values.records ?? "", { seed, connections });
+  }
+  const folder = makeScratch("fuzz");
+  const minders: BedParty[] = [];
+  async function clean(): Promise<void> {
+    for (const { child } of minders) child.kill("SIGKILL");
+    await Promise.all(minders.map(({ child }) => child.exited));
+    removeScratch(folder);
+  }
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.on(signal, () => void clean().then(() => process.exit(1)));
+  }
   try {
     return await run(folder, minders, { inputs, seed, connections });
   } finally {
-    for (const { child } of minders) child.kill("SIGKILL");
-    await Promise.all(minders.map(({ child }) => child.exited));
-    rmSync(folder, { recursive: true, force: true });
+    await clean();
   }
+}
+
+/** Attacks what others have started, from this host's own address, until SIGTERM. */
+async function flood(
+  configPath: string,
+  records: string,
+  options: { readonly seed: number; readonly connections: number },
+): Promise<number> {
+  const config = parseClusterToml(readFileSync(configPath, "utf8"), configPath);
+  const recorded = readRecorded(records);
+  const secret = config.security.secretFile ?? "";
+  const stop = new AbortController();
+  process.on("SIGTERM", () => stop.abort());
+  const result = await attack({
+    ...options,
+    victims: [...config.arbitrators, ...config.servers, ...config.clients],
+    inputs: Number.MAX_SAFE_INTEGER,
+    key: signingKey({ keys: readSecretFile(secret, "node") }, "node"),
+    messages: recorded.map(({ body }) => body),
+    recorded,
+    slow: SLOW,
+    signal: stop.signal,
+  });
+  console.log(JSON.stringify(result));
+  return 0;
 }
 
 async function run(
   folder: string,
-  minders: Minder[],
+  minders: BedParty[],
   options: { readonly inputs: number; readonly seed: number; readonly connections: number },
 ): Promise<number> {
-  const configPath = prepare(folder);
+  const configPath = prepareBed(folder);
   const config = parseClusterToml(readFileSync(configPath, "utf8"), configPath);
-  for (const id of PARTIES) minders.push(start(id, folder, configPath));
+  for (const id of BED_PARTIES) minders.push(startParty(id, folder, configPath));
   const heard = (): Promise<readonly (number | null)[]> => silences(config);
   await until(
     "the arbitrator hears both watchdogs",
@@ -81,7 +121,7 @@ async function run(
   }
   await Bun.sleep(3000);
   const recorded = readRecorded(folder).filter(
-    ({ url }) => url.includes(NET) || url.includes("arb"),
+    ({ url }) => url.includes(BED_NET) || url.includes("arb"),
   );
   const before = await digest(config, folder);
   console.log(
@@ -130,7 +170,7 @@ async function run(
 function judge(
   result: HostileResult,
   seen: {
-    readonly dead: readonly Minder[];
+    readonly dead: readonly BedParty[];
     readonly changed: boolean;
     readonly silenceMs: number;
     readonly memory: readonly (readonly number[])[];
@@ -148,15 +188,15 @@ function judge(
   const peak = (of: readonly (readonly number[])[], index: number): number =>
     Math.max(0, ...of.map((each) => each[index] ?? 0));
   const tail = seen.memory.slice(-Math.max(1, Math.floor(seen.memory.length / 10)));
-  const growth = PARTIES.map((_, index) => peak(tail, index) - (warm[index] ?? 0));
+  const growth = BED_PARTIES.map((_, index) => peak(tail, index) - (warm[index] ?? 0));
   const complaints = [
     ...seen.dead.map(({ id }) => `${id} has ended`),
     ...(seen.changed ? ["what the parties know has changed"] : []),
-    ...(seen.silenceMs > 2000
+    ...(seen.silenceMs > SILENCE_MAX_MS
       ? [`a watchdog was unheard for ${Math.round(seen.silenceMs)} ms`]
       : []),
     ...growth.flatMap((mb, index) =>
-      mb > GROWTH_MAX_MB ? [`${PARTIES[index]} has grown by ${Math.round(mb)} MB`] : [],
+      mb > GROWTH_MAX_MB ? [`${BED_PARTIES[index]} has grown by ${Math.round(mb)} MB`] : [],
     ),
   ];
   for (const complaint of complaints) console.error(`complaint: ${complaint}`);
@@ -168,97 +208,6 @@ function judge(
       ` memory_mb_after_a_tenth=${warm.join("/")} memory_growth_mb=${growth.map(Math.round).join("/")}`,
   );
   return complaints.length === 0 ? 0 : 1;
-}
-
-/** Config, secrets and the arbitrator's store. */
-function prepare(folder: string): string {
-  for (const kind of ["node", "operator"]) writeSecretFile(join(folder, `${kind}.secret`));
-  const at = (n: number) => `host = "${NET}.${n}"\nport = 4570`;
-  const state = (id: string) => `state_dir = "${folder}/${id}"`;
-  const server = (n: number) =>
-    `[[dbserver]]\nserial = ${n}\nname = "db${n}"\nsegment = "dc${n}"\n${at(n)}\n${state(`dbserver.${n}`)}
-mysql_socket = "${folder}/none.sock"\ndatadir = "${folder}/data${n}"\nhealth_port = 0\nagent_port = 0\n`;
-  const path = join(folder, "cluster.toml");
-  writeFileSync(
-    path,
-    `version = 1\n[cluster]\nname = "fuzz"\nprimary_segment = "dc1"\n[security]
-secret_file = "${folder}/node.secret"\noperator_file = "${folder}/operator.secret"
-[[arbitrator]]\nserial = 1\n${at(10)}\n${state("arbitrator.1")}\n${server(1)}${server(2)}
-[[dbclient]]\nserial = 1\n${at(20)}\n[dbclient.balancer]\nsocket = "${folder}/haproxy.sock"\n`,
-  );
-  for (const id of PARTIES) mkdirSync(join(folder, id), { recursive: true });
-  const made = Bun.spawnSync([
-    process.execPath,
-    script("arbitrator"),
-    "--config",
-    path,
-    "--node",
-    "arbitrator.1",
-    "--init",
-  ]);
-  if (!made.success) throw new Error(made.stderr.toString());
-  return path;
-}
-
-function start(id: string, folder: string, configPath: string): Minder {
-  const record = join(import.meta.dir, "..", "lib", "lab", "record.ts");
-  const child = Bun.spawn(
-    [process.execPath, "--preload", record, script("minder"), "--config", configPath, "--node", id],
-    {
-      stdout: Bun.file(join(folder, `${id}.log`)),
-      stderr: "inherit",
-      env: { ...process.env, [RECORD_MARK]: folder },
-    },
-  );
-  const [type, serial] = id.split(".");
-  const last = type === "arbitrator" ? 10 : type === "dbclient" ? 20 : Number(serial);
-  return { id, host: `${NET}.${last}`, port: 4570, child };
-}
-
-function script(name: string): string {
-  return join(import.meta.dir, `${name}.ts`);
-}
-
-/** How long the arbitrator has not heard each watchdog. */
-async function silences(config: ReturnType<typeof parseClusterToml>) {
-  const ask = { verb: "status_summary", parameters: {} } as const;
-  try {
-    const { parameters } = await askArbitrator(ask, { config, timeoutMs: 3000 });
-    return "servers" in parameters
-      ? (parameters as { servers: readonly { heardAgoMs: number | null }[] }).servers.map(
-          ({ heardAgoMs }) => heardAgoMs,
-        )
-      : [null];
-  } catch {
-    return [null];
-  }
-}
-
-/** All that is kept on disk, and what the arbitrator and the watchdogs make of the cluster. */
-async function digest(
-  config: ReturnType<typeof parseClusterToml>,
-  folder: string,
-): Promise<string> {
-  const ask = { verb: "status_summary", parameters: {} } as const;
-  const { parameters } = await askArbitrator(ask, { config, timeoutMs: 5000 });
-  const words = JSON.stringify(parameters, (key, value) =>
-    /agoMs$|reportNumber|pollAgeMs|decisions|because$|wouldChange/i.test(key) ? undefined : value,
-  );
-  const hash = createHash("sha256").update(words);
-  for (const file of ["arbitrator.1/arbitrator.state", "dbserver.1/server.state"]) {
-    const path = Bun.file(join(folder, file));
-    hash.update((await path.exists()) ? await path.bytes() : new Uint8Array());
-  }
-  return hash.digest("hex");
-}
-
-function rssMb(pid: number): number {
-  try {
-    const text = readFileSync(`/proc/${pid}/status`, "latin1");
-    return Math.round(Number(/VmRSS:\s+(\d+)/.exec(text)?.[1] ?? 0) / KB_PER_MB);
-  } catch {
-    return 0;
-  }
 }
 
 if (import.meta.main) await runScript(main);

@@ -13,6 +13,7 @@ import type { Summary } from "../message/arbitrator.ts";
 import { until } from "./exec.ts";
 import { BACKEND } from "./haproxy.ts";
 import { type Lab, type LabOptions, type LabProcess, openLab } from "./lab.ts";
+import { RECORD_MARK } from "./record.ts";
 import type { LabHost } from "./topology.ts";
 
 const SCRIPTS = join(import.meta.dir, "..", "..", "scripts");
@@ -37,6 +38,8 @@ export interface MindedOptions extends LabOptions {
   readonly client?: (host: LabHost) => readonly string[];
   /** @default "single-writer" */
   readonly policy?: "single-writer" | "local-first" | "spread";
+  /** Every message that a minder posts is noted in `Minded.records`. @default false */
+  readonly record?: boolean;
 }
 
 /** Opens a lab for minders; nothing runs yet. @throws MinderError */
@@ -53,9 +56,12 @@ export async function openMinded(name: string, options: MindedOptions = {}): Pro
   writeFileSync(path, configText(lab, options));
   try {
     const config = await readClusterConfig(path);
-    if (options.database !== true) return new Minded(lab, { path, config, document: null });
+    const record = options.record === true;
+    if (options.database !== true) {
+      return new Minded(lab, { path, config, document: null, record });
+    }
     for (const { name: host } of lab.hosts) writeNodeFile(lab, host);
-    return new Minded(lab, { path, config, document: documentText(lab, options) });
+    return new Minded(lab, { path, config, document: documentText(lab, options), record });
   } catch (error) {
     await lab.down();
     throw error;
@@ -218,6 +224,8 @@ export class Minded {
   readonly lab: Lab;
   readonly configPath: string;
   readonly config: ClusterConfig;
+  /** Folder for lib/lab/record.ts; null: nothing is noted. */
+  readonly records: string | null;
   /** What is pushed before the first minder starts; null where the site file is the config. */
   readonly #document: string | null;
   readonly #minders = new Map<string, LabProcess>();
@@ -228,9 +236,12 @@ export class Minded {
       readonly path: string;
       readonly config: ClusterConfig;
       readonly document: string | null;
+      readonly record: boolean;
     },
   ) {
     this.lab = lab;
+    this.records = options.record ? join(lab.directory, "records") : null;
+    if (this.records !== null) mkdirSync(this.records, { mode: 0o700 });
     this.configPath = options.path;
     this.config = options.config;
     this.#document = options.document;
@@ -296,7 +307,10 @@ export class Minded {
 
   /** Starts the minder of a host: each finds its role from the config and its addresses. */
   startMinder(host: string): LabProcess {
-    const started = this.lab.start(host, this.#script("minder", host), { name: "minder" });
+    const started = this.lab.start(host, this.#script("minder", host), {
+      name: "minder",
+      ...(this.records === null ? {} : { environment: { [RECORD_MARK]: this.records } }),
+    });
     this.#minders.set(host, started);
     return started;
   }
@@ -310,7 +324,13 @@ export class Minded {
 
   #script(name: string, host: string): string[] {
     const config = this.#document === null ? this.configPath : nodeFile(this.lab, host);
-    return [process.execPath, join(SCRIPTS, `${name}.ts`), "--config", config, ...this.#node(name)];
+    return [
+      process.execPath,
+      ...(this.records === null ? [] : ["--preload", join(import.meta.dir, "record.ts")]),
+      join(SCRIPTS, `${name}.ts`),
+      ...["--config", config],
+      ...this.#node(name),
+    ];
   }
 
   #node(name: string): string[] {

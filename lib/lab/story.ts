@@ -88,7 +88,8 @@ export async function play(minded: Minded, timeline: Timeline): Promise<Verdict>
   return await judge(minded, { kill, cut, strayWrites });
 }
 
-async function untilRows(minded: Minded, count: number): Promise<void> {
+/** Waits until the application has so many rows acknowledged. */
+export async function untilRows(minded: Minded, count: number): Promise<void> {
   const deadline = wallMs() + OUTAGE_TIMEOUT_MS;
   while (acknowledged(minded).length < count && wallMs() < deadline) await Bun.sleep(50);
 }
@@ -98,7 +99,7 @@ function acknowledged(minded: Minded): readonly Attempt[] {
 }
 
 /** Brings a fault about and waits until one segment serves alone and the application writes again. */
-async function outage(
+export async function outage(
   minded: Minded,
   observer: Observer,
   fault: () => Promise<void>,
