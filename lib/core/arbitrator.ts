@@ -572,11 +572,12 @@ function bootstrapFrom(
   outage: Extract<ReturnType<typeof chooseBootstrap>, { is: "ready" }>,
 ): boolean {
   const { state, now } = turn;
-  const { server, report, position } = outage;
+  const { server, report, position, forced } = outage;
+  const basis = forced ? "forced" : "confirmed";
   const barred =
     state.observing !== null ||
     state.diskError !== null ||
-    state.durable.paused !== null ||
+    (state.durable.paused !== null && !outage.forced) ||
     now < state.armedAt ||
     now < state.orderPauseUntil ||
     !isFirstBefore(state, server.id, now);
@@ -591,7 +592,7 @@ function bootstrapFrom(
     target: server.id,
     expectedFingerprint: report.fingerprint,
     forkPoint: position,
-    basis: "confirmed",
+    basis,
     order: "given",
     changesSegment: false,
   });
@@ -611,7 +612,7 @@ function bootstrapFrom(
           expectedFingerprint: report.fingerprint ?? "",
           notedView: state.durable.noted?.fingerprint ?? null,
           forkPoint: position,
-          basis: "confirmed",
+          basis,
         },
       },
       expiresMs: state.config.timing.orderMaxAgeMs,

@@ -7,6 +7,7 @@ import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
+import { longSilent } from "./arbitrator_rules.ts";
 import { type ArbitratorState, EPOCHS_MAX, namesOf, youngReport } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 
@@ -105,7 +106,15 @@ export type Outage =
       readonly server: DbServerConfig;
       readonly report: Report;
       readonly position: Position;
+      /** On a person's word that whoever is silent is stopped, and that loss is accepted. */
+      readonly forced: boolean;
     };
+
+/** The segment that a person wants started whatever the others may know; null if there is none. */
+function forcedSegment({ person }: ArbitratorState, now: Millis): string | null {
+  const asked = person !== null && now < person.until && person.force && person.allowDataLoss;
+  return asked ? person.segment : null;
+}
 
 function waiting(rule: string, because: string, wouldChange: string): Outage {
   return { is: "waiting", verdict: { rule, because, wouldChange } };
@@ -132,15 +141,18 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
   }
   if (down === 0) return { is: "none" };
   const { noted } = state.durable;
-  const concerned = state.config.servers.filter(
-    (server) =>
-      !state.durable.retired.includes(server.id) &&
-      (noted === null || noted.members.includes(server.name)),
-  );
+  const forced = forcedSegment(state, now);
+  const concerned = state.config.servers.filter((server) => {
+    if (state.durable.retired.includes(server.id)) return false;
+    // A person's word stands for those alone who have long been silent.
+    if (forced !== null) return server.segment === forced || !longSilent(state, server, now);
+    return noted === null || noted.members.includes(server.name);
+  });
   const heard = concerned.map((server) => {
     const report = youngReport(state, server.id, { now, maxAgeMs });
     // A word from before the noted view stood says nothing about what happened in it.
-    const since = noted === null || (state.heard.get(server.id)?.at ?? 0) >= state.notedAt;
+    const since =
+      noted === null || forced !== null || (state.heard.get(server.id)?.at ?? 0) >= state.notedAt;
     return { server, report: since ? report : null };
   });
   const silent = heard.filter(({ report }) => report === null).map(({ server }) => server.name);
@@ -178,13 +190,15 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     );
   }
   const primary = state.durable.primarySegment;
-  const [first] = stood.sort(
-    (a, b) =>
-      b.report.epochServed - a.report.epochServed ||
-      b.position.seqno - a.position.seqno ||
-      Number(b.report.safeToBootstrap) - Number(a.report.safeToBootstrap) ||
-      Number(b.server.segment === primary) - Number(a.server.segment === primary) ||
-      a.server.serial - b.server.serial,
-  );
-  return first === undefined ? { is: "none" } : { is: "ready", ...first };
+  const [first] = stood
+    .filter(({ server }) => forced === null || server.segment === forced)
+    .sort(
+      (a, b) =>
+        b.report.epochServed - a.report.epochServed ||
+        b.position.seqno - a.position.seqno ||
+        Number(b.report.safeToBootstrap) - Number(a.report.safeToBootstrap) ||
+        Number(b.server.segment === primary) - Number(a.server.segment === primary) ||
+        a.server.serial - b.server.serial,
+    );
+  return first === undefined ? { is: "none" } : { is: "ready", ...first, forced: forced !== null };
 }

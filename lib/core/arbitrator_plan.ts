@@ -17,7 +17,8 @@ import type { Aside } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import type { BodyOf } from "../message/mod.ts";
 import { isJoint } from "../wsrep_status.ts";
-import { clip, type Facts, factsOf, judge, PROMOTE, RULES, type Rule } from "./arbitrator_rules.ts";
+import { chooseBootstrap, type Outage } from "./arbitrator_outage.ts";
+import { clip, factsOf, judge, PROMOTE, RULES, type Rule } from "./arbitrator_rules.ts";
 import {
   type ArbitratorDurable,
   type ArbitratorState,
@@ -492,7 +493,18 @@ function planMakePrimary(state: ArbitratorState, order: MakePrimaryOrder, now: M
     until: now + PERSON_ORDER_MS,
   };
   const facts = factsOf({ ...state, person }, segment, now);
-  const loss = known.passed && facts.candidate !== null ? lossOf(state, facts, now) : null;
+  const outage = chooseBootstrap({ ...state, person }, now);
+  if (known.passed && facts.candidate === null && outage.is !== "none") {
+    return planBootstrap(state, order, { outage, person, now });
+  }
+  const loss =
+    known.passed && facts.candidate !== null
+      ? lossOf(state, {
+          inside: facts.candidate.reporting.map(({ server }) => server.id),
+          seqno: facts.candidate.lastCommitted,
+          now,
+        })
+      : null;
   const rules = (RULES as readonly Rule[]).map((rule): Check => {
     const against = rule.against(facts);
     return check(rule.id, against, rule.demands);
@@ -521,6 +533,77 @@ function planMakePrimary(state: ArbitratorState, order: MakePrimaryOrder, now: M
     ],
     change: { is: "promote", person },
     loss: allowDataLoss ? loss : null,
+  });
+}
+
+/** After a full outage, on a person's word: the most advanced server of the segment begins. */
+function planBootstrap(
+  state: ArbitratorState,
+  order: MakePrimaryOrder,
+  facts: {
+    readonly outage: Exclude<Outage, { is: "none" }>;
+    readonly person: PersonOrder;
+    readonly now: Millis;
+  },
+): Planned {
+  const { outage, person, now } = facts;
+  const { segment } = order;
+  const ready = outage.is === "ready" && outage.forced ? outage : null;
+  const begins = ready === null ? "" : `${ready.server.name} begins at ${ready.position.seqno}`;
+  const against =
+    outage.is === "waiting"
+      ? `${outage.verdict.because}; that changes when ${outage.verdict.wouldChange}`
+      : "every server has said where it stands: the most advanced begins by itself";
+  const hint =
+    person.force && person.allowDataLoss
+      ? ""
+      : `, or --force --allow-data-loss starts ${segment} with what it has`;
+  const loss =
+    ready === null
+      ? null
+      : lossOf(state, { inside: [ready.server.id], seqno: ready.position.seqno, now });
+  const busy = busyWith(state, order, now);
+  return finish({
+    order: "make_primary",
+    named: busy.passed,
+    checks: [
+      check("name.known", null, segment),
+      busy,
+      check(
+        "store.trusted",
+        state.observing ?? state.diskError,
+        "the store is writable and can be relied on",
+      ),
+      check(
+        "restart.outwaited",
+        now < state.armedAt ? `${Math.ceil(state.armedAt - now)} ms of the outwait are left` : null,
+        "promises of an earlier life are outwaited",
+      ),
+      check(
+        "order.answered",
+        now < state.orderPauseUntil
+          ? `${Math.ceil(state.orderPauseUntil - now)} ms are left for the last order`
+          : null,
+        "no order is on its way",
+      ),
+      check(
+        outage.is === "waiting" ? outage.verdict.rule : "outage.forced",
+        ready === null ? `${against}${hint}` : null,
+        begins,
+      ),
+      ...(loss === null ? [] : [confirmed(loss, order)]),
+    ],
+    already: null,
+    because: `${segment} is started with what it has: ${begins}`,
+    steps: [
+      `epoch ${state.durable.epoch + 1} is written down, then ${begins} as a cluster of its own`,
+      `the others of ${segment} join it, and it opens to clients once more than half of them are in`,
+      "whoever is silent counts as stopped, on your word",
+      "servers of the other segment come back behind a closed door; one with rows beyond the fork point takes a full state transfer, its old data kept aside",
+      ...(loss === null ? [] : [loss.because]),
+    ],
+    change: { is: "promote", person },
+    loss,
   });
 }
 
@@ -561,11 +644,18 @@ function confirmed(loss: Loss, order: MakePrimaryOrder): Check {
   );
 }
 
-/** What promoting the candidate loses: rows that servers left behind are known, or may be, to have. */
-export function lossOf(state: ArbitratorState, facts: Facts, now: Millis): Loss {
-  const { candidate } = facts;
-  const inside = new Set(candidate?.reporting.map(({ server }) => server.id));
-  const has = candidate?.lastCommitted ?? -1;
+/** What going on with these servers loses: rows that those left behind are known, or may be, to have. */
+export function lossOf(
+  state: ArbitratorState,
+  facts: {
+    readonly inside: readonly PartyId[];
+    /** The most advanced of them. */
+    readonly seqno: number;
+    readonly now: Millis;
+  },
+): Loss {
+  const { seqno: has, now } = facts;
+  const inside = new Set(facts.inside);
   let most = Math.max(has, state.durable.noted?.seqno ?? -1);
   let furthest = most > has ? "the newest Primary view" : "";
   const unsure: string[] = [];

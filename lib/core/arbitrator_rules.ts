@@ -488,7 +488,7 @@ function doubtAbout(state: ArbitratorState, server: DbServerConfig, now: Millis)
 }
 
 /** Has nothing been heard of the server for an outwait, and no promise to it been left. */
-function longSilent(state: ArbitratorState, server: DbServerConfig, now: Millis): boolean {
+export function longSilent(state: ArbitratorState, server: DbServerConfig, now: Millis): boolean {
   const heard = state.heard.get(server.id);
   const silentMs = heard === undefined ? Number.POSITIVE_INFINITY : now - heard.at;
   return silentMs > state.config.outwaitMs && promiseLeftMs(state, server, now) <= 0;

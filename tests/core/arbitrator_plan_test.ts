@@ -286,6 +286,47 @@ describe("make_primary", () => {
     expect(story.order().order.segment).toBe("dc2");
   });
 
+  test("outage.forced: after a full outage a side is started with what it has, the silent one's rows given up", () => {
+    const story = calmArbitrator();
+    story.reports(DC1, { view: DC1, lastCommitted: 140, epochServed: 1 });
+    story.pass(20_000);
+    story.reports(["b1"], down(100));
+    story.reports(["b2"], down(98));
+    const word = { ...EVE, segment: "dc2", allowDataLoss: false } as const;
+    const plain = story.person({ verb: "make_primary", parameters: word });
+    expect(plain?.because).toStartWith("outage.silent: every server is down or silent, and a1, a2");
+    expect(plain?.because).toEndWith("or --force --allow-data-loss starts dc2 with what it has");
+    expect(story.orders()).toEqual([]);
+    const plan = dryRun(story, force());
+    expect(plan.because).toStartWith(
+      "loss.confirmed: 40 transactions of the newest Primary view will be missing",
+    );
+    expect(plan.loss?.confirmation).toBe("lose an unknown number of transactions");
+    story.effects = [];
+    expect(story.person(force(null))?.because).toBe(
+      "dc2 is started with what it has: b1 begins at 100",
+    );
+    expect(story.orders()).toMatchObject([
+      { to: "dbserver.3", body: { verb: "bootstrap", parameters: { position: { seqno: 100 } } } },
+    ]);
+    expect(story.state.durable.grant).toMatchObject({ segment: "dc2", basis: "forced" });
+  });
+
+  test("outage.forced needs the silent to have been so for an outwait, and every position of its own side", () => {
+    const story = calmArbitrator();
+    story.reports(DC1, { view: DC1, lastCommitted: 140 });
+    story.pass(3_000);
+    story.reports(["b1"], down(100));
+    story.reports(["b2"], down(null));
+    expect(story.person(force(null))?.because).toContain("outage.silent");
+    story.pass(3_000);
+    story.reports(["b1"], down(100));
+    story.reports(["b2"], down(null));
+    expect(story.person(force(null))?.because).toContain(
+      "outage.position: no position can be read of b2",
+    );
+  });
+
   test("without --force the silent are not taken for stopped", () => {
     const story = calmArbitrator({ config: coreCluster({ weights: { a1: 2, a2: 2 } }) });
     story.pass(story.config.outwaitMs + 1);
