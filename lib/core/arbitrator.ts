@@ -38,6 +38,7 @@ import {
   EPOCHS_MAX,
   type Grant,
   type HistoryResult,
+  memberOf,
   namesOf,
   youngReport,
 } from "./arbitrator_state.ts";
@@ -238,10 +239,12 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
     before.report.weight !== report.weight &&
     before.report.gcommUuid === report.gcommUuid;
   const heard = new Map(state.heard);
+  const member = before === undefined ? undefined : memberOf(before);
   heard.set(from, {
     report,
     at: now,
     weightChangedAt: weightChanged ? now : (before?.weightChangedAt ?? Number.NEGATIVE_INFINITY),
+    ...(member === undefined ? {} : { member }),
   });
   set(turn, { heard });
   watchFor(turn, now);

@@ -11,6 +11,7 @@ import {
   type ArbitratorState,
   activeServers,
   type Basis,
+  memberOf,
   namesOf,
   type PersonOrder,
   youngReport,
@@ -413,22 +414,26 @@ function weightOf(reports: readonly Report[]): number | null {
  * Galera's default, 1; which ones those are is known only once every server in the view was heard.
  */
 function weightOfUuids(state: ArbitratorState, uuids: readonly string[]): number | null {
-  const reports = new Map<string, Report>();
-  for (const { report } of state.heard.values()) {
-    if (report.gcommUuid !== null) reports.set(report.gcommUuid, report);
+  const weights = new Map<string, number | null>();
+  for (const heard of state.heard.values()) {
+    const { gcommUuid, weight } = heard.report;
+    if (gcommUuid !== null) weights.set(gcommUuid, weight);
+    const member = memberOf(heard);
+    if (member !== undefined) weights.set(member.uuid, member.weight);
   }
   const { noted } = state.durable;
   const all = new Set(fingerprintMembers(noted?.fingerprint ?? ""));
   const names = new Set(noted?.members);
   const unheard = state.config.servers.some((server) => {
     if (!names.has(server.name)) return false;
-    const uuid = state.heard.get(server.id)?.report.gcommUuid ?? "";
+    const heard = state.heard.get(server.id);
+    const uuid = heard?.report.gcommUuid ?? heard?.member?.uuid ?? "";
     return !all.has(uuid);
   });
   let sum = 0;
   for (const uuid of uuids) {
-    const report = reports.get(uuid);
-    const weight = report === undefined && !unheard ? 1 : (report?.weight ?? null);
+    const known = weights.get(uuid);
+    const weight = known === undefined && !unheard ? 1 : (known ?? null);
     if (weight === null) return null;
     sum += weight;
   }

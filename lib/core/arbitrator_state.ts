@@ -88,6 +88,14 @@ export interface Heard {
   readonly at: Millis;
   /** When a change of its weight was last seen. */
   readonly weightChangedAt: Millis;
+  /** As which member it last ran, with what weight: one that is down, or whose watchdog is new, says neither. */
+  readonly member?: { readonly uuid: string; readonly weight: number };
+}
+
+/** As which member of a view a server counts, by its latest word of it. */
+export function memberOf(heard: Heard): Heard["member"] {
+  const { gcommUuid, weight } = heard.report;
+  return gcommUuid !== null && weight !== null ? { uuid: gcommUuid, weight } : heard.member;
 }
 
 /** A person's make_primary, while it is being carried out. */

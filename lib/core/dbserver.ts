@@ -572,6 +572,9 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   const stood = status.stateUuid ?? before?.stateUuid ?? null;
   if (before?.primary === true && !status.primary && stood !== null) {
     leave(turn, { uuid: stood, seqno: Math.max(status.lastCommitted, before.lastCommitted) });
+  } else if (standsApart(status) && stood !== null) {
+    // What was delivered at the change of view is applied after it: the position goes on for a moment.
+    leave(turn, { uuid: stood, seqno: status.lastCommitted });
   }
   if ((state.adopted || unwatched) && stood !== null && status.lastCommitted >= 0) {
     // Its watchdog was not there to see whether it left Primary: where it stands must be proven.
@@ -613,6 +616,11 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
 /** What has not changed keeps its identity. */
 function sameList(before: readonly string[], now: readonly string[]): readonly string[] {
   return before.length === now.length && now.every((one) => before.includes(one)) ? before : now;
+}
+
+/** Is it in no Primary view and receives nothing, so that its position is of its own rows. */
+function standsApart(status: WsrepStatus): boolean {
+  return !status.primary && status.localState === "Initialized" && status.lastCommitted >= 0;
 }
 
 /** It is no longer Primary: the furthest that it stood at since it was last proven in line counts. */

@@ -331,6 +331,8 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
   const stood = [state.durable.leftPrimary, state.foundAt].filter((at) => at !== null);
   if (state.diverged) return "diverged";
   if (state.proven) return "yes";
+  // It has been Primary all the time since it was last proven: its rows are those of the view.
+  if (stood.length === 0 && !state.adopted) return "yes";
   const heardSince = state.arbitratorAt >= state.viewSince;
   if (heardSince) {
     const oldest = state.epochs[0]?.epoch ?? 0;

@@ -30,7 +30,8 @@ export function ack(turn: Turn, ticket: number, answer: Partial<Ack>): void {
     outcome: "ok",
     because: "",
     promise: null,
-    epochServed: turn.state.durable.epochServed,
+    // Others prove themselves by it, so it is the word of a server that is proven itself and serves.
+    epochServed: turn.state.closed ? null : turn.state.durable.epochServed,
     writer: null,
     arbitrator: null,
     ...answer,

@@ -79,6 +79,8 @@ export interface GaleraOptions {
   readonly evictedIgnored: boolean;
   /** A live server that took part while evicted must restart. */
   readonly evictedAbortChance: number;
+  /** From a write's delivery at a member until it is applied there: its position lags, and a crash loses it there. */
+  readonly applyLagMs: Range;
   /** What a joiner says of itself during the transfer. */
   readonly joinerSaysPrimary: boolean;
   /** pc.wait_prim_timeout. */
@@ -109,6 +111,7 @@ export const GALERA_DEFAULTS: GaleraOptions = {
   killLeakChance: 0,
   evictedIgnored: true,
   evictedAbortChance: 0.5,
+  applyLagMs: [0, 0],
   joinerSaysPrimary: false,
   waitPrimMs: 30_000,
 };
@@ -269,6 +272,10 @@ export class Proc {
   tip: Entry | null;
   /** Delivered while the transfer runs, to be applied on top of it. */
   queued: Entry | null = null;
+  /** Rows in its tables while they lag behind `tip`; null while they do not. */
+  applied: Entry | null = null;
+  appliedAt = 0;
+  applying = 0;
   local: LocalState = "Initialized";
   donating = 0;
   transfer: Transfer | null = null;
@@ -537,7 +544,7 @@ export class Galera {
       ready: primary && !joining,
       connected: view !== null,
       stateUuid: proc.tip?.cluster ?? null,
-      lastCommitted: proc.tip?.seqno ?? -1,
+      lastCommitted: (proc.applied ?? proc.tip)?.seqno ?? -1,
       localState: proc.donating > 0 && proc.local === "Synced" ? "Donor/Desynced" : proc.local,
       gcommUuid: view === null ? null : proc.uuid,
       evsState:
@@ -788,9 +795,35 @@ export class Galera {
       view.tip = append(view.tip, pending.id);
       pending.entry = view.tip;
     }
-    const entry = pending.entry;
-    extend(proc, entry);
-    if (pending.origin === proc) this.#finish(pending, "ok");
+    const before = proc.tip;
+    extend(proc, pending.entry);
+    this.#land(proc, pending, before);
+  }
+
+  /** A delivered write comes into the tables, in order, and its client is told. */
+  #land(proc: Proc, pending: Pending, before: Entry | null): void {
+    const [low, high] = this.options.applyLagMs;
+    const own = pending.origin === proc;
+    if (high === 0 || proc.local !== "Synced") {
+      if (own) this.#finish(pending, "ok");
+      return;
+    }
+    proc.applied ??= before;
+    proc.applying++;
+    proc.appliedAt = Math.max(proc.appliedAt, this.#schedule.now + this.#random.between(low, high));
+    const { tip } = proc;
+    const land = () => {
+      if (!proc.alive) return;
+      if (proc.hung) {
+        proc.stuck.push(land);
+        return;
+      }
+      proc.applying--;
+      if (proc.applied !== null) proc.applied = proc.applying === 0 ? null : tip;
+      if (own) this.#finish(pending, "ok");
+      this.#hooks.changed(proc.node);
+    };
+    this.#schedule.at(proc.appliedAt, land);
   }
 
   #finish(pending: Pending, outcome: WriteOutcome): void {
@@ -1047,8 +1080,11 @@ export class Galera {
         // What another part has delivered is everywhere, so the order is the same here.
         if (pending.entry?.prev !== tip) pending.entry = append(tip, pending.id);
         tip = pending.entry;
-        for (const proc of procs) extend(proc, tip);
-        if (own) this.#finish(pending, "ok");
+        for (const proc of procs) {
+          const before = proc.tip;
+          extend(proc, tip);
+          this.#land(proc, pending, before);
+        }
       } else if (own) {
         this.#finish(pending, "unknown");
       }
@@ -1146,6 +1182,8 @@ export class Galera {
 
   /** A member that comes from elsewhere: Galera compares cluster and seqno, never rows. */
   #joinGroup(view: View, proc: Proc, to: { readonly group: Entry; readonly entry: Entry }): void {
+    // What was delivered before has been applied by now.
+    proc.applied = null;
     proc.queued = to.entry;
     if (proc.transfer !== null) return;
     const tip = proc.tip;
@@ -1495,7 +1533,7 @@ export class Galera {
     this.#abandon(proc);
     this.#stopTransfer(proc);
     const disk = get(this.#disks, proc.node);
-    disk.tip = proc.tip;
+    disk.tip = proc.applied ?? proc.tip;
     disk.gvwstate = null;
     if (!proc.left && proc.lastPrimary !== null && view !== null) {
       disk.safeToBootstrap = false;

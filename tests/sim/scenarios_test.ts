@@ -530,6 +530,34 @@ describe("holes of earlier rules", () => {
 });
 
 describe("starts and stops in between", () => {
+  test("a live server still applies what was delivered at the change of view when it is first seen non-Primary: where it stood is where it ends up", () => {
+    let tried = 0;
+    for (let seed = 1; seed <= 60 && tried < 3; seed++) {
+      const stage = new Stage({
+        seed,
+        interMs: 60,
+        writeEveryMs: 4,
+        galera: { applyLagMs: [150, 160] },
+      });
+      stage.isolate("dc1");
+      stage.until("dc2 serves", () => stage.servesAlone("dc2"));
+      const fork = stage.grant?.forkPoint?.seqno ?? Number.NaN;
+      stage.run(3000);
+      if (stage.of("dc1").some((name) => stage.position(name).seqno <= fork)) continue;
+      tried++;
+      const beyond = stage.of("dc1").map((name) => stage.world.galera.procs[stage.node(name)]);
+      stage.always("no process beyond the fork point serves", () =>
+        beyond.every(
+          (proc) => proc == null || !proc.alive || !stage.world.galera.writable(proc.node),
+        ),
+      );
+      stage.heal();
+      stage.until("all serve", () => stage.serving().length === 4, 120_000);
+      stage.endsWell();
+    }
+    expect(tried).toBe(3);
+  });
+
   for (const how of ["power", "kill"] as const)
     test(`dc1 ends by ${how} and could be up again before Galera's view has changed: nobody of it starts before the fork point is written, and one epoch suffices`, () => {
       const stage = new Stage({ galera: { bootMs: [200, 300] } });

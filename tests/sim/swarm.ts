@@ -253,6 +253,7 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
       killLeakChance: random.chance(0.1) ? 0.3 : 0,
       evictedIgnored: random.chance(0.5),
       joinerSaysPrimary: random.chance(0.3),
+      applyLagMs: random.chance(0.2) ? [5, random.pick([50, 400])] : [0, 0],
       gcacheMissChance: random.chance(0.1) ? 0.3 : 0,
       istRefusedChance: random.chance(0.5) ? 0 : 0.5,
     },
@@ -733,6 +734,10 @@ const CALMER: readonly ((story: Story) => Story | null)[] = [
       (story: Story): Story | null =>
         (story.galera[key] ?? 0) > 0 ? { ...story, galera: { ...story.galera, [key]: 0 } } : null,
   ),
+  (story) =>
+    (story.galera.applyLagMs?.[1] ?? 0) > 0
+      ? { ...story, galera: { ...story.galera, applyLagMs: [0, 0] } }
+      : null,
   (story) =>
     story.galera.joinerSaysPrimary === true
       ? { ...story, galera: { ...story.galera, joinerSaysPrimary: false } }
