@@ -223,7 +223,9 @@ export function rulesText(config: ClusterConfig): string {
     [onDoubleFault, evict],
     arbitrators.map(({ id, host, port }) => [id, host, port]),
     servers
-      .map(({ id, name, segment, weight, host, port }) => [id, name, segment, weight, host, port])
+      .map(({ id, name, segment, weight, host, port, mysqlPort }) => {
+        return [id, name, segment, weight, host, port, mysqlPort];
+      })
       .sort(([one], [other]) => String(one).localeCompare(String(other))),
   ]);
 }

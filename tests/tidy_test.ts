@@ -31,7 +31,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/correspondent.ts", 3],
   ["lib/rate.ts", 3],
   ["lib/seal.ts", 4],
-  ["lib/config_store.ts", 3],
+  ["lib/config_store.ts", 1],
   ["lib/health.ts", 3],
   ["lib/what_if_text.ts", 3],
   ["lib/client_text.ts", 3],

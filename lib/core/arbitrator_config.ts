@@ -7,6 +7,7 @@
  * promises under either of them is counted under both.
  */
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
+import { impossibleChanges } from "../config_store.ts";
 import type { ConfigMark } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { holdsMajority, isJoint } from "../wsrep_status.ts";
@@ -58,7 +59,8 @@ export function hearConfig(
   const { state } = turn;
   const newest = event.held ?? { config: event.config, mark: event.mark };
   if (state.mark === null || event.mark.rules === state.mark.rules) {
-    if (event.mark.checksum !== state.mark?.checksum) {
+    const news = event.mark.checksum !== state.mark?.checksum;
+    if (news || (state.durable.config === undefined && state.observing === null)) {
       set(turn, { config: event.config, mark: event.mark });
       note(turn, { config: { active: event.mark, former: state.former?.mark ?? null } });
       log(turn, "config_taken", { version: event.mark.version });
@@ -97,6 +99,9 @@ function whatIsInTheWay(state: ArbitratorState, offered: MarkedConfig, now: Mill
   if (durable.grant !== null) {
     return `${durable.grant.segment} holds epoch ${durable.grant.epoch}: the view is not joint`;
   }
+  // Whoever pushes is told so; a row can be written without asking.
+  const [impossible] = impossibleChanges(config, offered.config);
+  if (impossible !== undefined) return `it cannot come into force: ${impossible}`;
   const { noted } = durable;
   if (noted === null) return "no Primary view is noted yet";
   const lacking: string[] = [];

@@ -186,9 +186,10 @@ class Keeper implements ConfigKeeper {
           `Cannot go by config version ${mark.version}: it is not in the database`,
         );
       }
+      // What was here is judged anew beside it: it may be newer, and by the same rules.
       const newest = this.#shelf.held ?? this.#shelf.active;
-      const held = newest.mark.version > mark.version ? newest : null;
-      await this.#put({ active: document, held });
+      const judged = { ...this.#options, authoritative: false };
+      await this.#put(offer({ active: document, held: null }, newest, judged).shelf);
     } else await this.#put(known);
   }
 

@@ -133,6 +133,19 @@ describe("a document with other rules", () => {
     });
   }
 
+  test("never comes into force if it moves the arbitrator, however it came into the table", () => {
+    const value = marked(2, "a1 a2 b1 b2");
+    const [arbitrator1] = value.config.arbitrators;
+    if (arbitrator1 === undefined) throw new Error("no arbitrator");
+    const config = { ...value.config, arbitrators: [{ ...arbitrator1, host: "10.9.9.9" }] };
+    const moved = { config, mark: { ...value.mark, rules: sha256(rulesText(config)) } };
+    const story = arbitrator();
+    hold(story, moved);
+    story.reports(ALL, { config: documents(ONE, moved) });
+    expect(version(story)).toBe(1);
+    expect(warnings(story)[0]).toContain("it cannot come into force: arbitrator: it would move");
+  });
+
   test("needs no word of a silent server that a person has retired", () => {
     const story = arbitrator();
     story.pass(story.config.timing.suspectMs + 1);
@@ -229,7 +242,7 @@ describe("while the rules before still have a say", () => {
 
   for (const [name, next, view] of [
     ["joint by the rules before alone", GROWN, ["a1", "b1", "b2"]],
-    ["joint by the new rules alone", marked(2, "a1 b1 b2"), ["b1", "b2", "a1"]],
+    ["joint by the new rules alone", marked(2, "a1 a2 b1 b2"), ["b1", "b2", "a1"]],
   ] as const) {
     test(`a Primary view that is ${name} gets an epoch`, () => {
       const before = name.endsWith("before alone") ? ONE : marked(1, "a1 a2 a3 b1 b2");

@@ -6,11 +6,15 @@ import {
   CONFIG_FILE_MAX_BYTES,
   lineOfKey,
   parseClusterToml,
+  parseDocument,
   readClusterConfig,
+  readConfigFile,
+  readConfigText,
 } from "../../lib/effects/config_file.ts";
 import { MinderError } from "../../lib/errors.ts";
 
 const EXAMPLE = new URL("../../config/cluster.example.toml", import.meta.url).pathname;
+const NODE_EXAMPLE = new URL("../../config/node.example.toml", import.meta.url).pathname;
 
 let folder = "";
 beforeAll(async () => {
@@ -91,5 +95,33 @@ describe("lineOfKey()", () => {
     expect(lineOfKey(text, "a[1].missing")).toBe(4);
     expect(lineOfKey(text, "t.missing")).toBe(8);
     expect(lineOfKey(text, "nowhere")).toBeNull();
+  });
+});
+
+describe("a config path", () => {
+  test("leads to a site file or to a node's own one: the examples", async () => {
+    expect((await readConfigFile(EXAMPLE)).is).toBe("site");
+    const file = await readConfigFile(NODE_EXAMPLE);
+    if (file.is !== "node") throw new Error("the example is no node file");
+    expect(file.node.node.id).toBe("dbserver.1");
+    expect(file.node.local.mariadbd?.[0]).toBe("/usr/sbin/mariadbd");
+    expect(Object.keys(file.node.security ?? {})).toEqual(["secret_file"]);
+  });
+
+  test("of the whole example names every key that a document for the database must leave out", async () => {
+    const text = await readConfigText(EXAMPLE);
+    const error = await errorOf(() => parseDocument(text, EXAMPLE, null));
+    for (const key of ["database", "security", "arbitrator[0].state_dir", "dbserver[0].mariadbd"]) {
+      expect(error.message).toContain(`${key} may not be in the database`);
+    }
+    const local = /^(?:state_dir|mysql_socket|datadir|mariadbd|socket) .*$/gm;
+    const tables = /^\[(?:database|security)\]\n(?:(?!\[).*\n)*/gm;
+    const { mark, config } = parseDocument(
+      text.replace(tables, "").replace(local, ""),
+      "test",
+      null,
+    );
+    expect(mark.version).toBe(config.version);
+    expect(config.servers.length).toBe(4);
   });
 });

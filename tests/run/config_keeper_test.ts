@@ -181,6 +181,15 @@ describe.skipIf(made === null)("a keeper", () => {
     });
   });
 
+  test("goes back, and on at once to a newer one that has the same rules", async () => {
+    const one = (await start()).shelf().active.mark;
+    await push(documentText(1, { policy: "local-first" }), 1);
+    const keeper = await start();
+    expect(keeper.shelf().active.mark.version).toBe(2);
+    await keeper.adopt(one);
+    expect(keeper.shelf()).toMatchObject({ active: { mark: { version: 2 } }, held: null });
+  });
+
   test("a role without a say goes by the newest at once", async () => {
     const keeper = await start("dbclient.1");
     const { seen } = watch(keeper);
