@@ -42,8 +42,8 @@ export interface Reply {
 
 /** Idle connections that are kept for one peer; posts to it seldom overlap. */
 const IDLE_MAX = 2;
-/** An idle connection is closed after this: before the receiver does it at 30 s. */
-const IDLE_MS = 20_000;
+/** An idle connection is closed after this: before the receiver does it at 10 s. */
+const IDLE_MS = 7_000;
 const HEAD_MAX_BYTES = 16_384;
 const NOTHING = Buffer.alloc(0);
 

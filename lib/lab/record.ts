@@ -4,6 +4,7 @@
  * names; read back, the requests can be sent again.
  */
 import { appendFileSync, readdirSync, readFileSync } from "node:fs";
+import { Socket } from "node:net";
 import { join } from "node:path";
 import { SEAL_HEADER } from "../seal.ts";
 
@@ -21,16 +22,25 @@ export interface Recorded {
 /** Notes what this process posts from now on. */
 export function recordPosts(folder: string): void {
   const file = join(folder, `posts-${process.pid}.jsonl`);
-  const plain = globalThis.fetch;
-  async function recording(...[input, init]: Parameters<typeof fetch>): Promise<Response> {
-    if (init?.method === "POST" && typeof init.body === "string" && typeof input === "string") {
-      const seal = new Headers(init.headers).get(SEAL_HEADER);
-      const line: Recorded = { url: input, seal, body: init.body };
-      appendFileSync(file, `${JSON.stringify(line)}\n`, { mode: 0o600 });
-    }
-    return await plain(input, init);
-  }
-  globalThis.fetch = Object.assign(recording, plain);
+  const plain = Socket.prototype.write;
+  // A request is written in one piece (lib/effects/http_client.ts).
+  Socket.prototype.write = function write(this: Socket, ...words: unknown[]): boolean {
+    const [text] = words;
+    const request = typeof text === "string" ? requestIn(text) : null;
+    if (request !== null) appendFileSync(file, `${JSON.stringify(request)}\n`, { mode: 0o600 });
+    return Reflect.apply(plain, this, words) as boolean;
+  };
+}
+
+/** A message on its way out; null for anything else. */
+function requestIn(text: string): Recorded | null {
+  const end = text.indexOf("\r\n\r\n");
+  if (!text.startsWith("POST /messages ") || end < 0) return null;
+  const head = text.slice(0, end);
+  const header = (name: string): string | null =>
+    new RegExp(`^${name}: (.*)$`, "im").exec(head)?.[1]?.trim() ?? null;
+  const url = `http://${header("host")}/messages`;
+  return { url, seal: header(SEAL_HEADER), body: text.slice(end + 4) };
 }
 
 /** All that was noted there. A process that was killed may have left half a line. */
