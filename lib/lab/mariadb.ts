@@ -16,7 +16,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
-import { homedir } from "node:os";
+import { homedir, userInfo } from "node:os";
 import { dirname, join } from "node:path";
 import { type Connection, createConnection, type RowDataPacket } from "mysql2/promise";
 import { readGrastate } from "../effects/datadir.ts";
@@ -256,7 +256,8 @@ wsrep_node_address = 127.0.0.1
 wsrep_provider_options = "${SHARED_PROVIDER_OPTIONS};gmcast.listen_addr=tcp://127.0.0.1:${freePort()}"
 `,
   );
-  const owner = process.getuid?.() === 0 ? "root" : (process.env["USER"] ?? "root");
+  // Not $USER: su and sudo leave it as it was.
+  const owner = userInfo().username;
   await runAsync(
     [
       ...serverUserPrefix(),
@@ -286,7 +287,7 @@ wsrep_provider_options = "${SHARED_PROVIDER_OPTIONS};gmcast.listen_addr=tcp://12
   });
   recordProcess(scratch, child.pid, command);
   try {
-    const client = ["mariadb", "--no-defaults", `--socket=${socket}`, "--user=root", "--batch"];
+    const client = ["mariadb", "--no-defaults", `--socket=${socket}`, `--user=${owner}`, "--batch"];
     await until(
       "a ready server for the template",
       () => {

@@ -329,12 +329,17 @@ export class Minded {
       ...(this.records === null ? [] : ["--preload", join(import.meta.dir, "record.ts")]),
       join(SCRIPTS, `${name}.ts`),
       ...["--config", config],
-      ...this.#node(name),
+      ...this.#node(name, host),
     ];
   }
 
-  #node(name: string): string[] {
-    return name === "arbitrator" ? ["--node", "arbitrator.1"] : [];
+  /** In a namespace a minder finds itself by its address; on loopback every address is everybody's. */
+  #node(name: string, host: string): string[] {
+    const { namespaced, topology } = this.lab.network;
+    if (namespaced && name !== "arbitrator") return [];
+    const found = topology.hosts.find((one) => one.name === host);
+    if (found === undefined) throw new MinderError(`There is no host ${host}`);
+    return ["--node", `${found.role === "app" ? "dbclient" : found.role}.${found.serial}`];
   }
 
   /** Servers that a name stands for: a server or a data centre. @throws MinderError if it is neither */
