@@ -5,8 +5,10 @@
  *   bun scripts/sim.ts replay SEED [--heavy] [--kinds a,b] [--shrink]
  *
  * `run` plays N histories with fresh seeds, prints the first one, and ends at the first violation
- * (with --keep after all): that story is made shorter and told. Exit 0 only without a violation.
+ * (with --keep after all): that story is made shorter and told. Its last line has the figures, the
+ * counted faults among them. Without --jobs it uses every core. Exit 0 only without a violation.
  */
+import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import {
   FAULT_KINDS,
@@ -70,7 +72,7 @@ async function main(): Promise<number> {
       heavy: { type: "boolean", default: false },
       shrink: { type: "boolean", default: false },
       seconds: { type: "string" },
-      jobs: { type: "string", default: "1" },
+      jobs: { type: "string", default: String(Math.min(availableParallelism(), JOBS_MAX)) },
       keep: { type: "boolean", default: false },
       kinds: { type: "string" },
     },
@@ -146,6 +148,10 @@ function figures(tally: Tally, at: { readonly first: number; readonly seconds: n
     .filter(([what]) => what.startsWith(FAULT))
     .sort()
     .map(([what, times]) => `${what.slice(FAULT.length)} ${times}`);
+  const total = Object.entries(tally.counts).reduce(
+    (sum, [what, times]) => sum + (what.startsWith(FAULT) ? times : 0),
+    0,
+  );
   const seeds = [...new Set(tally.violations.map(({ seed }) => seed))].slice(0, 12);
   return [
     `${tally.histories} histories from seed ${at.first}`,
@@ -153,6 +159,7 @@ function figures(tally: Tally, at: { readonly first: number; readonly seconds: n
     `${(tally.histories / at.seconds).toFixed(1)} histories/s`,
     `${Math.round(tally.steps / at.seconds)} events/s`,
     `${Math.round(tally.simulatedMs / 1000)} s simulated`,
+    `each ${(tally.simulatedMs / 1000 / tally.histories).toFixed(1)} s with ${(total / tally.histories).toFixed(1)} faults and ${Math.round(tally.steps / tally.histories)} events`,
     `${tally.acknowledged} writes acknowledged`,
     `${tally.lostInFlight} lost in flight (${tally.lostLate} late)`,
     `faults: ${faults.join(", ")}`,

@@ -214,7 +214,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "close.early",
     breaks: "An epoch closes with the first report of a joint view",
-    edits: [{ file: ARBITRATOR, from: "if (!isJoint(state.config, agreed)) return;", to: "" }],
+    edits: [{ file: ARBITRATOR, from: "if (!isJointHere(state, agreed)) return;", to: "" }],
   },
   {
     id: "close.unsynced",

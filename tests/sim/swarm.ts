@@ -192,7 +192,7 @@ const SUSPECTS: Shares<GaleraOptions["suspectMs"]> = [
 ];
 
 const PATIENCES: Shares<Patience> = [
-  [8, { calmMs: 600, stuckMs: 5000 }],
+  [8, { calmMs: 400, stuckMs: 5000 }],
   [2, { calmMs: 3000, stuckMs: 8000 }],
   [1, { calmMs: Number.POSITIVE_INFINITY, stuckMs: Number.POSITIVE_INFINITY }],
 ];
@@ -224,7 +224,7 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
   const meanLengthMs = random.pick([800, 3000, 9000]);
   // Most stories begin long after everybody has started.
   const ageMs = random.chance(0.75) ? 60_000 : 0;
-  let atMs = 900 + random.between(0, ageMs === 0 ? 4000 : 600);
+  let atMs = (ageMs === 0 ? 900 : 400) + random.between(0, ageMs === 0 ? 4000 : 600);
   for (let index = 0; index < count; index++) {
     faults.push({
       atMs: Math.round(atMs),
@@ -356,14 +356,15 @@ export function run(story: Story, options: { readonly record: boolean }): Outcom
       }
       continue;
     }
-    if (schedule.now < healedAt + 500) continue;
+    if (schedule.now < healedAt + 300) continue;
     if (missing === null) {
       // The last writes are let through before the rows are counted.
-      if (world.writing && schedule.now - wholeSince >= 600) {
+      if (world.writing && schedule.now - wholeSince >= 400) {
         world.writing = false;
         quietSince = schedule.now;
       }
-      if (schedule.now - Math.max(wholeSince, quietSince) >= 600) {
+      // No write takes longer where nothing is wrong.
+      if (schedule.now - Math.max(wholeSince, quietSince) >= 500) {
         healedMs = Math.max(0, wholeSince - healedAt);
         break;
       }
