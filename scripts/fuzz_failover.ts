@@ -14,7 +14,7 @@ import { type Outage, outage, untilRows } from "../lib/lab/story.ts";
 
 const USAGE = `
 Usage: fuzz_failover.ts [--connections N]
-  --connections N  of the attacker, to all parties (default 48)
+  --connections N  of the attacker, to all parties (default 128)
 Needs root: the attacker has a host of its own.
 `;
 
@@ -37,12 +37,12 @@ async function main(): Promise<number> {
     minded.lab.startApp("app1");
     await untilRows(minded, 50);
     const calm = await failover(minded, "dc1");
-    const connections = values.connections ?? "48";
+    const connections = values.connections ?? "128";
     const attacker = minded.lab.start(
       ATTACKER,
       [
         // The machine is shared: the attacker gets what the others leave of it.
-        ...["nice", "-n", "19", process.execPath, join(import.meta.dir, "fuzz_peers.ts")],
+        ...["nice", "-n", "10", process.execPath, join(import.meta.dir, "fuzz_peers.ts")],
         ...["--flood", minded.configPath, "--records", minded.records ?? ""],
         ...["--connections", connections],
       ],

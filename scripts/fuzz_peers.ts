@@ -94,6 +94,8 @@ async function flood(
     messages: recorded.map(({ body }) => body),
     recorded,
     slow: SLOW,
+    // Some of them lose their power meanwhile: no use to wait for those.
+    answerMs: 500,
     signal: stop.signal,
   });
   console.log(JSON.stringify(result));

@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ClusterConfig } from "../cluster_config.ts";
 import { askArbitrator } from "../effects/ask.ts";
+import { makeCerts } from "../effects/certs.ts";
 import { writeSecretFile } from "../effects/secrets.ts";
 import { RECORD_MARK } from "./record.ts";
 
@@ -23,8 +24,16 @@ export interface BedParty {
   readonly child: Bun.Subprocess;
 }
 
+/** How a bed differs from the plain one. */
+export interface BedOptions {
+  /** Messages over TLS, with certificates on both sides. @default false */
+  readonly tls?: boolean;
+  /** The parties run as this user and group. @default as this process */
+  readonly uid?: number;
+}
+
 /** Writes config and secrets, and makes the arbitrator's store. */
-export function prepareBed(folder: string): string {
+export function prepareBed(folder: string, options: BedOptions = {}): string {
   for (const kind of ["node", "operator"]) writeSecretFile(join(folder, `${kind}.secret`));
   const at = (n: number) => `host = "${BED_NET}.${n}"\nport = 4570`;
   const state = (id: string) => `state_dir = "${folder}/${id}"`;
@@ -36,37 +45,63 @@ mysql_socket = "${folder}/none.sock"\ndatadir = "${folder}/data${n}"\nhealth_por
     path,
     `version = 1\n[cluster]\nname = "fuzz"\nprimary_segment = "dc1"\n[security]
 secret_file = "${folder}/node.secret"\noperator_file = "${folder}/operator.secret"
+${options.tls === true ? tlsTable(folder) : ""}
 [[arbitrator]]\nserial = 1\n${at(10)}\n${state("arbitrator.1")}\n${server(1)}${server(2)}
 [[dbclient]]\nserial = 1\n${at(20)}\n[dbclient.balancer]\nsocket = "${folder}/haproxy.sock"\n`,
   );
   for (const id of BED_PARTIES) mkdirSync(join(folder, id), { recursive: true });
+  if (options.uid !== undefined) {
+    Bun.spawnSync(["chown", "-R", `${options.uid}:${options.uid}`, folder]);
+  }
   const made = Bun.spawnSync([
+    ...asUser(options.uid),
     process.execPath,
     script("arbitrator"),
-    "--config",
-    path,
-    "--node",
-    "arbitrator.1",
-    "--init",
+    ...["--config", path, "--node", "arbitrator.1", "--init"],
   ]);
   if (!made.success) throw new Error(made.stderr.toString());
   return path;
 }
 
 /** Starts a party as a process of its own; what it posts is noted in the folder. */
-export function startParty(id: string, folder: string, configPath: string): BedParty {
+export function startParty(
+  id: string,
+  folder: string,
+  configPath: string,
+  options: Pick<BedOptions, "uid"> = {},
+): BedParty {
   const record = join(import.meta.dir, "record.ts");
   const child = Bun.spawn(
-    [process.execPath, "--preload", record, script("minder"), "--config", configPath, "--node", id],
+    [
+      ...asUser(options.uid),
+      ...[process.execPath, "--preload", record],
+      ...[script("minder"), "--config", configPath, "--node", id],
+    ],
     {
       stdout: Bun.file(join(folder, `${id}.log`)),
       stderr: "inherit",
       env: { ...process.env, [RECORD_MARK]: folder },
     },
   );
+  return { id, host: `${BED_NET}.${lastByte(id)}`, port: 4570, child };
+}
+
+function asUser(uid: number | undefined): readonly string[] {
+  if (uid === undefined) return [];
+  return ["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups", "--no-new-privs", "--"];
+}
+
+/** Certificates for everybody in the bed, and where they are. */
+function tlsTable(folder: string): string {
+  const hosts = new Map(BED_PARTIES.map((id) => [id as string, `${BED_NET}.${lastByte(id)}`]));
+  const wanted = [...hosts].map(([id, host]) => ({ id, hosts: [host] }));
+  makeCerts(folder, [...wanted, { id: "command", hosts: ["localhost"] }]);
+  return `[security.tls]\ncert_file = "${folder}/{id}.crt"\nkey_file = "${folder}/{id}.key"\nca_file = "${folder}/ca.crt"`;
+}
+
+function lastByte(id: string): number {
   const [type, serial] = id.split(".");
-  const last = type === "arbitrator" ? 10 : type === "dbclient" ? 20 : Number(serial);
-  return { id, host: `${BED_NET}.${last}`, port: 4570, child };
+  return type === "arbitrator" ? 10 : type === "dbclient" ? 20 : Number(serial);
 }
 
 function script(name: string): string {

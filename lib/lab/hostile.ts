@@ -27,6 +27,8 @@ export interface HostileOptions {
   readonly recorded: readonly Recorded[];
   /** Connections at a time. */
   readonly connections: number;
+  /** An answer is awaited for so long. @default 6000 */
+  readonly answerMs?: number;
   /** Of those, such that send a few bytes a second. */
   readonly slow: number;
   /** Own address of the nth connection: each has a rate of its own. @default the system's */
@@ -49,7 +51,6 @@ export interface HostileResult {
 
 /** Inputs over one connection before it is left. */
 const PER_CONNECTION = 40;
-/** An answer is awaited for so long. */
 const ANSWER_MS = 6_000;
 /** What is not even HTTP may be waited on by the other side. */
 const BROKEN_ANSWER_MS = 200;
@@ -81,7 +82,7 @@ export async function attack(options: HostileOptions): Promise<HostileResult> {
   async function flooding(): Promise<void> {
     while (!over()) {
       const victim = pick(random, options.victims);
-      const line = await open(victim, options.addressOf?.(opened++));
+      const line = await open(victim, options.addressOf?.(opened++), options.answerMs);
       if (line === null) {
         count(answers, "no connection");
         await Bun.sleep(20);
@@ -103,7 +104,7 @@ export async function attack(options: HostileOptions): Promise<HostileResult> {
   async function dribbling(): Promise<void> {
     while (!over()) {
       const victim = pick(random, options.victims);
-      const line = await open(victim, options.addressOf?.(opened++));
+      const line = await open(victim, options.addressOf?.(opened++), options.answerMs);
       if (line === null) {
         await Bun.sleep(100);
         continue;
@@ -340,7 +341,11 @@ interface Line {
 }
 
 /** Null if there is no connection. */
-function open(victim: Victim, localAddress: string | undefined): Promise<Line | null> {
+function open(
+  victim: Victim,
+  localAddress: string | undefined,
+  answerMs = ANSWER_MS,
+): Promise<Line | null> {
   return new Promise((resolve) => {
     let heard: Buffer = Buffer.alloc(0);
     let ended = false;
@@ -374,7 +379,7 @@ function open(victim: Victim, localAddress: string | undefined): Promise<Line | 
         fire(shot) {
           if (ended) return Promise.resolve("closed");
           return new Promise((done) => {
-            const patience = shot.kind.endsWith("noise") ? BROKEN_ANSWER_MS : ANSWER_MS;
+            const patience = shot.kind.endsWith("noise") ? BROKEN_ANSWER_MS : answerMs;
             const timer = setTimeout(() => answer("silent"), patience);
             waiting = (text) => {
               clearTimeout(timer);

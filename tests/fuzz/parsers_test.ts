@@ -13,6 +13,7 @@ import { parseClusterToml } from "../../lib/effects/config_file.ts";
 import { parseGrastate } from "../../lib/effects/datadir.ts";
 import { parseGetinfo } from "../../lib/effects/glbd.ts";
 import { parseTable } from "../../lib/effects/haproxy.ts";
+import { postMessage } from "../../lib/effects/http.ts";
 import { type PollRows, statusFromRows } from "../../lib/effects/mysql.ts";
 import { MinderError } from "../../lib/errors.ts";
 import { BODY_MAX_BYTES, type PartyId } from "../../lib/message/envelope.ts";
@@ -455,6 +456,62 @@ describe("what mariadbd says of itself", () => {
         orMinderError(() => parseGrastate(text)),
       ),
     );
+  });
+});
+
+describe("the reply of a peer", () => {
+  test("may be any bytes, in any pieces: the exchange ends, and within its bounds", async () => {
+    let pieces: readonly Uint8Array[] = [];
+    const server = Bun.listen({
+      hostname: "127.0.0.1",
+      port: 0,
+      socket: {
+        data(socket) {
+          for (const piece of pieces) socket.write(piece);
+          socket.end();
+        },
+      },
+    });
+    const head = fc.constantFrom(
+      ...[
+        "HTTP/1.1 200 OK\r\n",
+        "HTTP/1.1 409 x\r\n",
+        "HTTP/1.0 99\r\n",
+        "HTTP/2 200\r\n",
+        "X\r\n",
+      ],
+      ...["content-length: 5\r\n", "content-length: -1\r\n", "content-length: 99999999999\r\n"],
+      ...["transfer-encoding: chunked\r\n", "transfer-encoding: gzip\r\n", "connection: close\r\n"],
+      ...[
+        "\r\n",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "ffffffff\r\n",
+        "{}",
+        "minder-seal: node.00000000 00\r\n",
+      ],
+    );
+    const piece = fc.oneof(
+      { weight: 5, arbitrary: head.map((text): Uint8Array => Buffer.from(text)) },
+      { weight: 1, arbitrary: fc.uint8Array({ maxLength: 300 }) },
+      { weight: 1, arbitrary: odd.map((text): Uint8Array => Buffer.from(text)) },
+    );
+    const [message] = MESSAGES;
+    if (message === undefined) throw new Error("no samples");
+    const url = `http://127.0.0.1:${server.port}/messages`;
+    try {
+      await fc.assert(
+        fc.asyncProperty(fc.array(piece, { maxLength: 8 }), async (next) => {
+          pieces = next;
+          const result = await postMessage({ url, message, timeoutMs: 2000, replyMaxBytes: 1000 });
+          expect("message" in result).toBe(false);
+          const words = "error" in result ? result.error : "";
+          expect(words.length).toBeWithin(1, 2000);
+        }),
+        { numRuns: RUNS },
+      );
+    } finally {
+      server.stop(true);
+    }
   });
 });
 
