@@ -100,9 +100,14 @@ function writerLines(summary: Summary): readonly string[] {
         ]
       : [],
   );
-  return [
-    `writers  belong in ${summary.primarySegment}${at.map((words) => `; ${words}`).join("")}`,
-  ];
+  const elsewhere = summary.servers.some(
+    (server) =>
+      speaks(server) && server.report.writers > 0 && server.segment !== summary.primarySegment,
+  );
+  const moving = summary.orders.some(({ verb }) => verb === "switchover");
+  const moves =
+    elsewhere && !moving ? [`\`just switchover ${summary.primarySegment}\` moves them there`] : [];
+  return [`writers  belong in ${[summary.primarySegment, ...at, ...moves].join("; ")}`];
 }
 
 /** What people have ordered and nobody has taken back. */

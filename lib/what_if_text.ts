@@ -1,6 +1,6 @@
 /** What would happen if, as lines for people; and the few of them that every status shows. */
 import type { ClusterConfig } from "./cluster_config.ts";
-import type { ArbitratorState } from "./core/arbitrator_state.ts";
+import { type ArbitratorState, youngReport } from "./core/arbitrator_state.ts";
 import type { Millis } from "./core/core.ts";
 import { type Fault, type Forecast, forecastUsual } from "./core/what_if.ts";
 
@@ -31,17 +31,32 @@ export function stopWords({ stopMs, serving }: Pick<Forecast, "stopMs" | "servin
 
 /** One line for each fault that a person fears: each segment, the link, the arbitrator. */
 export function nextLines(state: ArbitratorState, now: Millis): readonly string[] {
-  const { config } = state;
-  return faultsOf(config).map(({ words, fault }) => {
-    const found = forecastUsual(state, fault, now);
-    const who =
-      found.serving.length === 0
-        ? "nobody serves"
-        : found.serving.length === config.segments.length
-          ? "all that is left serves on"
-          : `${found.serving.join(", ")} serves alone`;
-    return `${words}: ${who}, writes ${stopWords(found)}`;
-  });
+  const { config, durable } = state;
+  const maxAgeMs = config.timing.suspectMs;
+  const serves = config.servers.some(
+    ({ id }) => youngReport(state, id, { now, maxAgeMs })?.serving === "on",
+  );
+  if (serves) {
+    return faultsOf(config).map(({ words, fault }) =>
+      lineOf(words, config, forecastUsual(state, fault, now)),
+    );
+  }
+  // Where nobody serves it matters little what else could fail: what brings the writes back does.
+  const nothing = { is: "nothing" } as const;
+  const lines = [lineOf("if nothing else happens", config, forecastUsual(state, nothing, now))];
+  if (durable.paused === null) return lines;
+  const resumed = { ...state, durable: { ...durable, paused: null } };
+  return [
+    ...lines,
+    lineOf("if a person says resume", config, forecastUsual(resumed, nothing, now)),
+  ];
+}
+
+function lineOf(words: string, config: ClusterConfig, found: Forecast): string {
+  if (found.held !== null) return `${words}: nobody serves; ${found.held}`;
+  const all = found.serving.length === config.segments.length;
+  const who = all ? "all that is left serves on" : `${found.serving.join(", ")} serves alone`;
+  return `${words}: ${who}, writes ${stopWords(found)}`;
 }
 
 function faultsOf(

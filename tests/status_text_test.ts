@@ -40,6 +40,15 @@ describe("statusText()", () => {
     expect(text).toContain("what would happen next:\n  if dc2 is lost: nobody");
   });
 
+  test("says how writers that are elsewhere get to where they belong", () => {
+    const story = calmArbitrator();
+    story.report("b1", { writers: 2 });
+    const text = statusText(summarize(story.state, story.now));
+    expect(text).toContain(
+      "writers  belong in dc1; 2 client minders have b1 as their writer; `just switchover dc1` moves them there",
+    );
+  });
+
   test("names every standing order with who and why", () => {
     const story = calmArbitrator();
     const eve = { who: "eve", why: "new disk" };

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { forecastText, nextLines, stopWords } from "../lib/what_if_text.ts";
-import { ALL, calmArbitrator } from "./support/cores.ts";
+import { ALL, calmArbitrator, DC2 } from "./support/cores.ts";
 
 test("a forecast is printed with outcome, times, loss and every moment", () => {
   expect(
@@ -9,6 +9,7 @@ test("a forecast is printed with outcome, times, loss and every moment", () => {
       outcome: "b1 would serve on",
       serving: ["dc2"],
       writer: "b1",
+      held: null,
       stopMs: [5_000, 6_000, 8_000],
       loss: "nothing",
       moments: [
@@ -46,5 +47,16 @@ test("the lines of every status name each segment, the link and the arbitrator",
     "if dc2 is lost: dc1 serves alone, writes stop for about 6.1 s",
     "if the link is cut: dc1 serves alone, writes stop for about 6.1 s",
     "if the arbitrator is lost: all that is left serves on, writes go on",
+  ]);
+});
+
+test("where nobody serves, it says what brings the writes back, and what a pause holds up", () => {
+  const story = calmArbitrator();
+  story.person({ verb: "pause", parameters: { who: "eve", why: "work" } });
+  story.pass(6_000);
+  story.reports(DC2, { view: DC2, primary: "no" });
+  expect(nextLines(story.state, story.now)).toEqual([
+    "if nothing else happens: nobody serves; dc2: not.paused - paused: by eve: work",
+    "if a person says resume: dc2 serves alone, writes stop for about 0.1 s",
   ]);
 });

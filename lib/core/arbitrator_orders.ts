@@ -72,11 +72,10 @@ function obey(turn: Turn, ticket: number, order: Order): void {
   });
   if (change !== null) carryOut(turn, order, change);
   if (change !== null) {
-    const name =
-      "node" in asked ? ` ${asked.node}` : "segment" in asked ? ` ${asked.segment ?? ""}` : "";
+    const name = "node" in asked ? asked.node : "segment" in asked ? (asked.segment ?? "") : "";
     decided(turn, {
       rule: `order.${order.verb}`,
-      because: clip(`${who}:${name === "" ? "" : `${name}:`} ${why === "" ? plan.because : why}`),
+      because: clip(`${who}: ${name === "" ? "" : `${name}: `}${why === "" ? plan.because : why}`),
       wouldChange: "another order",
     });
   }

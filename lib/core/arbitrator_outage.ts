@@ -162,7 +162,7 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     return waiting(
       "outage.silent",
       `every server is down or silent, and ${silent.join(", ")} may know more`,
-      "their watchdogs report, or a person retires them",
+      "their watchdogs report, a person retires them, or starts one side: make_primary --force --allow-data-loss",
     );
   }
   const without = heard

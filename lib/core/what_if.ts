@@ -27,6 +27,8 @@ import type { Millis } from "./core.ts";
 export type Fault =
   | { readonly is: "servers_down"; readonly name: string; readonly servers: readonly PartyId[] }
   | { readonly is: "link_down" }
+  /** Things go on as they are. */
+  | { readonly is: "nothing" }
   | { readonly is: "arbitrator_down"; readonly arbitrator: PartyId };
 
 /** One moment of what would happen. */
@@ -44,6 +46,8 @@ export interface Forecast {
   readonly serving: readonly string[];
   /** Name of the server that a single writer would be led to; null if none serves. */
   readonly writer: string | null;
+  /** What keeps those who are left from serving; null where somebody serves. */
+  readonly held: string | null;
   /** How long nobody could write, at Galera's quickest, usual and slowest; null: without end. */
   readonly stopMs: readonly [Millis, Millis, Millis] | null;
   /** What acknowledged rows could be missing. */
@@ -176,6 +180,7 @@ function withoutArbitrator(state: ArbitratorState, now: Millis): Forecast {
     outcome,
     serving: goesOn ? segments : [],
     writer: goesOn ? (serving[0]?.name ?? null) : null,
+    held: goesOn ? null : outcome,
     stopMs: goesOn ? [0, 0, 0] : null,
     loss: "nothing",
     moments: [
@@ -342,9 +347,13 @@ class Sketch {
       case "link_down":
         this.#say("the link between the segments is cut; the arbitrator reaches both");
         break;
+      case "nothing":
+        this.#say("nothing else happens");
+        break;
       default:
         unreachable(fault);
     }
+    this.#levelOut();
     const parts = this.#parts();
     for (const part of parts) {
       const [first] = part;
@@ -358,6 +367,20 @@ class Sketch {
       );
     }
     this.#noteStop();
+  }
+
+  /** Those in one view have the same commits once they stall: reports only tell of different moments. */
+  #levelOut(): void {
+    const most = new Map<string, number>();
+    for (const { report } of this.#nodes) {
+      const view = report.primary === "yes" ? (report.fingerprint ?? "") : "";
+      most.set(view, Math.max(most.get(view) ?? -1, report.lastCommitted));
+    }
+    for (const node of this.#nodes) {
+      const { report } = node;
+      const seqno = report.primary === "yes" ? most.get(report.fingerprint ?? "") : undefined;
+      if (seqno !== undefined) node.report = { ...report, lastCommitted: seqno };
+    }
   }
 
   #lost(): readonly Node[] {
@@ -669,6 +692,7 @@ class Sketch {
       outcome: this.#outcome(open, serving),
       serving,
       writer: writer?.config.name ?? null,
+      held: open.length > 0 ? null : this.#held(),
       stopMs: over ? this.#stopMs : null,
       loss: this.#loss(open),
       moments: this.#moments,
@@ -677,10 +701,7 @@ class Sketch {
 
   #outcome(open: readonly Node[], serving: readonly string[]): string {
     if (open.length === 0) {
-      const held = [...this.#state.verdicts]
-        .map(([segment, { rule, because }]) => `${segment}: ${rule} - ${because}`)
-        .join("; ");
-      return `nobody would serve until a person or a return changes it (${held})`;
+      return `nobody would serve until a person or a return changes it (${this.#held()})`;
     }
     const names = open.map(({ config }) => config.name).join(", ");
     const { grant } = this.#state.durable;
@@ -688,6 +709,17 @@ class Sketch {
       return `${serving.join(" and ")} would serve alone under epoch ${grant.epoch} (${grant.basis}): ${names}`;
     }
     return `${names} would serve on in one view: no decision is needed`;
+  }
+
+  /** The rules that say no of those segments of which somebody is left. */
+  #held(): string {
+    const left = new Set(
+      this.#nodes.flatMap(({ speaks, config }) => (speaks ? config.segment : [])),
+    );
+    return [...this.#state.verdicts]
+      .filter(([segment]) => left.size === 0 || left.has(segment))
+      .map(([segment, { rule, because }]) => `${segment}: ${rule} - ${because}`)
+      .join("; ");
   }
 
   /** What rows acknowledged to a client could be missing afterwards. */
