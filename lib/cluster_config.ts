@@ -143,7 +143,7 @@ export interface ClusterConfig {
   /** The configured primary data centre. */
   readonly primarySegment: string;
   readonly onDoubleFault: "stay" | "fence";
-  /** Exclusion of lost servers before Galera gives up on them: never, or of ended processes. */
+  /** Exclusion of lost servers before Galera gives up on them: never, of ended processes, of silent ones too. */
   readonly evict: (typeof EVICT_CHOICES)[number];
   readonly timing: Timing;
   readonly database: { readonly user: string; readonly passwordFile: string | null };
@@ -166,7 +166,7 @@ export interface ClusterConfig {
 }
 
 /** How far evidence goes before Galera itself gives up on a lost server. */
-export const EVICT_CHOICES = ["off", "confirmed"] as const;
+export const EVICT_CHOICES = ["off", "confirmed", "full"] as const;
 
 /** Largest number of mariadbd servers. */
 export const SERVERS_MAX = 64;

@@ -161,6 +161,7 @@ function reportOf(
     probe: at.cut ? "off" : "flowing",
     gcommUuid: uuidOf(server.serial),
     ended: null,
+    silent: [],
     writers: 0,
     guard: false,
     diverged: false,

@@ -6,7 +6,7 @@
  */
 import type { ClusterConfig, SegmentConfig } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
-import type { Verdict } from "../message/arbitrator.ts";
+import type { Evict, Verdict } from "../message/arbitrator.ts";
 import type { Ack, ConfigMark, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { fingerprintMembers, isJoint } from "../wsrep_status.ts";
@@ -20,6 +20,7 @@ import {
   voter,
   voters,
 } from "./arbitrator_config.ts";
+import { evictionOfFew, type Reporter } from "./arbitrator_evict.ts";
 import {
   obeyPerson,
   standingFor,
@@ -46,6 +47,7 @@ import { snapshotOf, summarize } from "./arbitrator_summary.ts";
 import { evidenceOf, noteStatus, survey, watchFor } from "./arbitrator_survey.ts";
 import { decided, emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
 import type { Answered, Arrived, Core, Millis, Step } from "./core.ts";
+import { EVICT_DEADLINE_MS } from "./dbserver_evict.ts";
 
 /** How a process starts: with what it found on disk. */
 export interface ArbitratorStart {
@@ -105,6 +107,10 @@ function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
     ),
     undo: null,
     lookAt: now,
+    // After a restart: whatever was ordered before may be obeyed yet.
+    evictedAt: start.durable.grant?.kind === "evict" ? now : Number.NEGATIVE_INFINITY,
+    evicting: [],
+    evictedFew: null,
     orderPauseUntil: Number.NEGATIVE_INFINITY,
     refusals: 0,
     revision: 0,
@@ -298,6 +304,8 @@ function completeGrant(turn: Turn, from: PartyId, report: Report): void {
   if (grant === null || grant.order === "done" || report.primary !== "yes") return;
   if (turn.state.config.serverById.get(from)?.segment !== grant.segment) return;
   if (report.epochSeen < grant.epoch) return;
+  // Until the others are out, the view is still the one that they all are in.
+  if (grant.kind === "evict" && report.fingerprint === grant.expectedFingerprint) return;
   complete(turn, grant);
 }
 
@@ -333,6 +341,10 @@ function closeEpoch(turn: Turn, report: Report): void {
   const { grant, noted } = state.durable;
   if (grant === null || noted === null || report.fingerprint !== noted.fingerprint) return;
   if (!isJointHere(state, new Set(noted.members))) return;
+  // The view came to life again, but an order to evict the others may still be on its way.
+  const { orderMaxAgeMs, marginMs } = state.config.timing;
+  const obeyedUntil = state.evictedAt + orderMaxAgeMs + EVICT_DEADLINE_MS + marginMs;
+  if (noted.fingerprint === grant.expectedFingerprint && now < obeyedUntil) return;
   const agreed = new Set<string>();
   for (const server of voters(state)) {
     const young = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
@@ -358,6 +370,11 @@ function learnOutcome(turn: Turn, event: Answered): void {
   const { state, now } = turn;
   const { grant } = state.durable;
   const { sent, reply } = event;
+  if (sent.verb === "evict") {
+    if ("uuids" in sent.parameters && reply.verb === "ack")
+      learnEviction(turn, event.by, { order: sent.parameters, ack: reply.parameters });
+    return;
+  }
   if (sent.verb !== "make_primary" && sent.verb !== "bootstrap") return;
   if (!("epoch" in sent.parameters) || reply.verb !== "ack" || grant === null) return;
   if (sent.parameters.epoch !== grant.epoch || event.by !== grant.target) return;
@@ -369,24 +386,7 @@ function learnOutcome(turn: Turn, event: Answered): void {
       if (sent.verb === "make_primary") complete(turn, grant);
       return;
     case "refused":
-      // An order refused is void, its fork point too; its number is used up all the same.
-      if (state.undo !== null) {
-        const { undo } = state;
-        const next = grant.epoch + 1;
-        note(turn, {
-          ...undo,
-          // An earlier holder goes on as the newest: servers have heard of the number that is void.
-          ...(undo.grant === null ? {} : { epoch: next, grant: { ...undo.grant, epoch: next } }),
-          epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
-        });
-      }
-      set(turn, {
-        undo: null,
-        orderPauseUntil:
-          now +
-          Math.min(REFUSED_PAUSE_MAX_MS, REFUSED_PAUSE_MS * 2 ** Math.min(state.refusals, 10)),
-        refusals: state.refusals + 1,
-      });
+      makeVoid(turn, grant);
       return;
     case "failed":
       set(turn, { orderPauseUntil: now + ORDER_PAUSE_MS });
@@ -394,6 +394,52 @@ function learnOutcome(turn: Turn, event: Answered): void {
     default:
       unreachable(outcome);
   }
+}
+
+/** An order refused is void, its fork point too; its number is used up all the same. */
+function makeVoid(turn: Turn, grant: Grant): void {
+  const { state, now } = turn;
+  if (state.undo !== null) {
+    const { undo } = state;
+    const next = grant.epoch + 1;
+    note(turn, {
+      ...undo,
+      // An earlier holder goes on as the newest: servers have heard of the number that is void.
+      ...(undo.grant === null ? {} : { epoch: next, grant: { ...undo.grant, epoch: next } }),
+      epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
+    });
+  }
+  set(turn, {
+    undo: null,
+    orderPauseUntil:
+      now + Math.min(REFUSED_PAUSE_MAX_MS, REFUSED_PAUSE_MS * 2 ** Math.min(state.refusals, 10)),
+    refusals: state.refusals + 1,
+  });
+}
+
+/** The outcome of an order to evict: void only where every receiver has refused it. */
+function learnEviction(
+  turn: Turn,
+  by: PartyId,
+  answer: { readonly order: Evict; readonly ack: Ack },
+): void {
+  const { state, now } = turn;
+  const { grant } = state.durable;
+  const { order, ack } = answer;
+  const { outcome, because } = ack;
+  log(turn, "order_answered", { epoch: order.epoch, target: by, outcome, because });
+  if (order.grant === null || grant?.epoch !== order.epoch || grant.order === "done") return;
+  if (outcome === "ok") {
+    complete(turn, grant);
+    return;
+  }
+  if (outcome === "failed") {
+    set(turn, { orderPauseUntil: now + ORDER_PAUSE_MS });
+    return;
+  }
+  const evicting = state.evicting.filter((id) => id !== by);
+  set(turn, { evicting });
+  if (evicting.length === 0 && state.evicting.length > 0) makeVoid(turn, grant);
 }
 
 /** Judges every segment anew, and grants where every rule passes. */
@@ -415,6 +461,7 @@ function decide(turn: Turn): void {
       granted = true;
     } else if (facts.candidate !== null) waiting = true;
   }
+  if (!granted) evictFew(turn);
   if (outage.is === "ready" && !granted) waiting = !bootstrapFrom(turn, outage) || waiting;
   set(turn, { verdicts, lookAt: waiting ? now + LOOK_MS : nextTimed(turn) });
 }
@@ -500,7 +547,7 @@ function grantTo(turn: Turn, facts: Facts): void {
     first,
   );
   const epoch = state.durable.epoch + 1;
-  const kind = candidate.kind === "form" ? "form" : "hold";
+  const kind = candidate.kind === "stall" ? "hold" : candidate.kind;
   const grant: Grant = {
     epoch,
     segment,
@@ -510,6 +557,7 @@ function grantTo(turn: Turn, facts: Facts): void {
     forkPoint: candidate.forkPoint,
     basis: facts.basis,
     order: "given",
+    ...(kind === "evict" ? { evicted: candidate.evicts } : {}),
     changesSegment: facts.person === null && segment !== state.durable.primarySegment,
   };
   const { noted } = state.durable;
@@ -527,6 +575,18 @@ function grantTo(turn: Turn, facts: Facts): void {
     return;
   }
   set(turn, { orderPauseUntil: now + state.config.timing.orderMaxAgeMs });
+  if (kind === "evict") {
+    const { forkPoint, reporting } = candidate;
+    set(turn, { evictedAt: now, evicting: reporting.map(({ server }) => server.id) });
+    orderEvictions(turn, reporting, ({ server }) => ({
+      epoch,
+      uuids: [...candidate.evicts],
+      expectedFingerprint: candidate.fingerprint,
+      because: clip(`${segment}: ${facts.basis}`),
+      grant: { segment, forkPoint, basis: facts.basis, forms: server.id === chosen.server.id },
+    }));
+    return;
+  }
   emit(turn, {
     do: "send",
     to: chosen.server.id,
@@ -546,6 +606,51 @@ function grantTo(turn: Turn, facts: Facts): void {
     },
     expiresMs: state.config.timing.orderMaxAgeMs,
   });
+}
+
+/** Orders every one of them, each on its own report: an eviction that one does not know of takes 5 s. */
+function orderEvictions(
+  turn: Turn,
+  part: readonly Reporter[],
+  orderFor: (each: Reporter) => Omit<Evict, "storeId" | "reportNumber">,
+): void {
+  const { storeId } = turn.state.durable;
+  for (const each of part) {
+    const { reportNumber } = each.report;
+    emit(turn, {
+      do: "send",
+      to: each.server.id,
+      body: { verb: "evict", parameters: { ...orderFor(each), storeId, reportNumber } },
+      expiresMs: turn.state.config.timing.orderMaxAgeMs,
+    });
+  }
+}
+
+/** Members that nobody hears, where the others keep joint view and quorum: that needs no grant. */
+function evictFew(turn: Turn): void {
+  const { state, now } = turn;
+  const { durable, evictedFew } = state;
+  const barred =
+    state.observing !== null ||
+    state.diskError !== null ||
+    durable.paused !== null ||
+    durable.noted === null ||
+    now < state.armedAt ||
+    now < state.orderPauseUntil;
+  if (barred) return;
+  const found = evictionOfFew(state, now);
+  if (found === null) return;
+  const view = durable.noted?.fingerprint ?? "";
+  if (evictedFew?.view === view && now < evictedFew.at + EVICT_DEADLINE_MS) return;
+  set(turn, { evictedFew: { view, at: now } });
+  log(turn, "evicting", { uuids: found.uuids, by: found.part.map(({ server }) => server.name) });
+  orderEvictions(turn, found.part, () => ({
+    epoch: durable.epoch,
+    uuids: [...found.uuids],
+    expectedFingerprint: view,
+    because: "nobody hears them, and commits hang",
+    grant: null,
+  }));
 }
 
 /** Writes an epoch down. */
@@ -781,7 +886,9 @@ function isOfGrant(
   const { report, now } = options;
   const { noted, retired } = state.durable;
   if (noted?.fingerprint === report.fingerprint && noted.epochServed >= grant.epoch) return true;
-  const component = fingerprintMembers(grant.expectedFingerprint ?? "");
+  const component = fingerprintMembers(grant.expectedFingerprint ?? "").filter(
+    (uuid) => grant.evicted?.includes(uuid) !== true,
+  );
   if (report.gcommUuid !== null && component.includes(report.gcommUuid)) return true;
   // More than half of the segment left the view from before for the component's.
   const maxAgeMs = state.config.timing.suspectMs;

@@ -7,21 +7,29 @@ import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Position, Report } from "../message/dbserver.ts";
 import { fingerprintMembers, holdsMajority, isJoint } from "../wsrep_status.ts";
+import { evictionFor } from "./arbitrator_evict.ts";
 import {
   type ArbitratorState,
   activeServers,
   type Basis,
-  memberOf,
   namesOf,
   type PersonOrder,
+  weightOf,
+  weightOfUuids,
   youngReport,
 } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
+import { endedUuid } from "./dbserver_evict.ts";
 
 /** The servers that would hold the right together. */
 export interface Candidate {
-  /** form: non-Primary, needs an order; hold: Primary alone already; stall: will be, once Galera's view changes. */
-  readonly kind: "form" | "hold" | "stall";
+  /**
+   * form: non-Primary, needs an order; hold: Primary alone already; stall: will be, once Galera's view
+   * changes; evict: stalled, needs the order to evict the rest.
+   */
+  readonly kind: "form" | "hold" | "stall" | "evict";
+  /** Whom it evicts. */
+  readonly evicts: readonly string[];
   readonly fingerprint: string;
   /** Servers of the component with their own reports of it, those of the segment and others. */
   readonly reporting: readonly { readonly server: DbServerConfig; readonly report: Report }[];
@@ -362,6 +370,12 @@ export function findCandidate(
     return toCandidate("hold", best);
   }
   if (grant?.segment === segment) return `${segment} already holds epoch ${grant.epoch}`;
+  if (state.config.evict !== "off") {
+    const found = evictionFor(state, best, { segment, now });
+    if (typeof found !== "string" && !found.suffices) {
+      return { ...toCandidate("evict", found.part), evicts: found.uuids };
+    }
+  }
   const stalled = own.filter((each) => each.report.probe === "hanging");
   if (stalled.length < own.length) return `${segment} is in a joint view`;
   const ownUuids = new Set(own.flatMap((each) => each.report.gcommUuid ?? []));
@@ -391,6 +405,7 @@ function toCandidate(
   ).report;
   return {
     kind,
+    evicts: [],
     fingerprint: longest.fingerprint ?? "",
     reporting,
     lastCommitted: longest.lastCommitted,
@@ -399,45 +414,9 @@ function toCandidate(
   };
 }
 
-/** Sum of the weights, null where one is unknown. */
-function weightOf(reports: readonly Report[]): number | null {
-  let sum = 0;
-  for (const report of reports) {
-    if (report.weight === null) return null;
-    sum += report.weight;
-  }
-  return sum;
-}
-
-/**
- * Weight of members of the noted view by UUID. One that is no server of the config (garbd) counts as
- * Galera's default, 1; which ones those are is known only once every server in the view was heard.
- */
-function weightOfUuids(state: ArbitratorState, uuids: readonly string[]): number | null {
-  const weights = new Map<string, number | null>();
-  for (const heard of state.heard.values()) {
-    const { gcommUuid, weight } = heard.report;
-    if (gcommUuid !== null) weights.set(gcommUuid, weight);
-    const member = memberOf(heard);
-    if (member !== undefined) weights.set(member.uuid, member.weight);
-  }
-  const { noted } = state.durable;
-  const all = new Set(fingerprintMembers(noted?.fingerprint ?? ""));
-  const names = new Set(noted?.members);
-  const unheard = state.config.servers.some((server) => {
-    if (!names.has(server.name)) return false;
-    const heard = state.heard.get(server.id);
-    const uuid = heard?.report.gcommUuid ?? heard?.member?.uuid ?? "";
-    return !all.has(uuid);
-  });
-  let sum = 0;
-  for (const uuid of uuids) {
-    const known = weights.get(uuid);
-    const weight = known === undefined && !unheard ? 1 : (known ?? null);
-    if (weight === null) return null;
-    sum += weight;
-  }
-  return sum;
+/** Are the others in the very view that the candidate reports. */
+function staysBehind({ kind }: Candidate): boolean {
+  return kind === "stall" || kind === "evict";
 }
 
 interface Outside {
@@ -459,13 +438,17 @@ function exclude(
   const outside = state.config.servers.filter((server) => {
     if (reporting.has(server.id) || hasNoSay(state, server, forced)) return false;
     const uuid = state.heard.get(server.id)?.report.gcommUuid;
-    return candidate.kind === "stall" || uuid === null || uuid === undefined || !inside.has(uuid);
+    return staysBehind(candidate) || uuid === null || uuid === undefined || !inside.has(uuid);
   });
   // First, since it needs no timer: a server that has vouched obeys it at once.
   const arithmetic = againstArithmetic(state, candidate, { outside, now });
   if (arithmetic === null) return { notExcluded: [], basis: "arithmetic" };
   const doubts = outside.flatMap((server) => doubtAbout(state, server, now) ?? []);
   if (doubts.length === 0) return NOTHING_OUTSIDE;
+  if (candidate.kind === "evict") {
+    // An outwait is evidence against clients, not against Galera: the rest could stay Primary.
+    return { notExcluded: doubts.map((doubt) => `${doubt} (${arithmetic})`), basis: "outwaited" };
+  }
   const late = outside.flatMap((server) => {
     const doubt = doubtAbout(state, server, now);
     // Who forces gives their word that whoever has long been silent is stopped.
@@ -488,6 +471,11 @@ function doubtAbout(state: ArbitratorState, server: DbServerConfig, now: Millis)
   if (!current) return `${server.name}, last heard before the noted view`;
   if (report.running === "down") return null;
   if (report.running === "up" && report.primary === "no" && report.fenced) return null;
+  // Its process of the noted view has ended; the next one is fenced from its first moment.
+  const ended = endedUuid(report);
+  const left =
+    ended !== null && fingerprintMembers(state.durable.noted?.fingerprint ?? "").includes(ended);
+  if (left && report.running === "unknown" && report.fenced) return null;
   if (report.primary === "yes") return `${server.name}, Primary by its report ${ago} ms ago`;
   return `${server.name}, ${report.fenced ? "of unknown state" : "not fenced"} ${ago} ms ago`;
 }
@@ -574,7 +562,7 @@ function againstArithmetic(
   if (candidate.kind === "hold") return null;
   const members = fingerprintMembers(noted.fingerprint);
   const inside = new Set(
-    candidate.kind === "stall"
+    staysBehind(candidate)
       ? candidate.reporting.flatMap((each) => each.report.gcommUuid ?? [])
       : fingerprintMembers(candidate.fingerprint),
   );
@@ -599,7 +587,11 @@ function rivals(
   options: { readonly segment: string; readonly now: Millis },
 ): readonly { readonly segment: string; readonly lastCommitted: number }[] {
   const { segment, now } = options;
-  const inView = new Set(fingerprintMembers(candidate.fingerprint));
+  const inView = new Set(
+    staysBehind(candidate)
+      ? candidate.reporting.flatMap((each) => each.report.gcommUuid ?? [])
+      : fingerprintMembers(candidate.fingerprint),
+  );
   return state.config.segments.flatMap((other) => {
     if (other.name === segment) return [];
     const ready = activeServers(state, other.name).flatMap((server) => {
@@ -626,7 +618,8 @@ function betterRival(
   options: { readonly segment: string; readonly now: Millis },
 ): string | null {
   // Whoever holds the epoch, or stays Primary by Galera's own quorum, has no rival.
-  if (candidate.kind !== "form" || state.durable.grant?.segment === options.segment) return null;
+  if (candidate.kind === "hold" || candidate.kind === "stall") return null;
+  if (state.durable.grant?.segment === options.segment) return null;
   for (const rival of rivals(state, candidate, options)) {
     const more = rival.lastCommitted - candidate.lastCommitted;
     if (more > 0) return `${rival.segment} has ${more} more commits`;

@@ -7,7 +7,7 @@ import type { BASES, Happened, Standing, Verdict } from "../message/arbitrator.t
 import type { HistoryAsk } from "../message/command.ts";
 import type { ConfigMark, EpochRecord, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { namesIn } from "../wsrep_status.ts";
+import { fingerprintMembers, namesIn } from "../wsrep_status.ts";
 import type { MarkedConfig } from "./arbitrator_config.ts";
 import type { CommonEffect, CommonEvent, Millis } from "./core.ts";
 
@@ -28,14 +28,19 @@ export interface NotedView {
 export interface Grant {
   readonly epoch: number;
   readonly segment: string;
-  /** form: by make_primary; hold: already Primary, or about to be; bootstrap: from a full outage. */
-  readonly kind: "form" | "hold" | "bootstrap";
+  /**
+   * form: by make_primary; hold: already Primary, or about to be; evict: by evicting the rest of a
+   * stalled view; bootstrap: from a full outage.
+   */
+  readonly kind: "form" | "hold" | "evict" | "bootstrap";
   readonly target: PartyId;
   readonly expectedFingerprint: string | null;
   readonly forkPoint: Position | null;
   readonly basis: Basis;
   /** given: an order is out, or its answer was lost, which counts as obeyed. */
   readonly order: "given" | "done";
+  /** Members of the stalled view who are out of it by this grant. */
+  readonly evicted?: readonly string[];
   /** It moves the primary segment, without a person's order: its completion opens the window. */
   readonly changesSegment: boolean;
 }
@@ -156,6 +161,12 @@ export interface ArbitratorState {
   readonly joining: { readonly server: PartyId; readonly until: Millis } | null;
   /** When to judge again without being told anything new; `Infinity` in calm. */
   readonly lookAt: Millis;
+  /** When the open grant's evictions were ordered: evicted may still be told until a while after. */
+  readonly evictedAt: Millis;
+  /** Who may still obey them: whoever refused will not. */
+  readonly evicting: readonly PartyId[];
+  /** Of which view a few were evicted without a grant, and when. */
+  readonly evictedFew: { readonly view: string; readonly at: Millis } | null;
   /** No further order before this: a failed one is not repeated in a tight loop. */
   readonly orderPauseUntil: Millis;
   /** Orders refused in a row: each costs a number. */
@@ -229,4 +240,45 @@ export function activeServers(state: ArbitratorState, segment: string): readonly
 
 export function namesOf(report: Report): ReadonlySet<string> {
   return namesIn(report.members);
+}
+
+/** Sum of the weights, null where one is unknown. */
+export function weightOf(reports: readonly Report[]): number | null {
+  let sum = 0;
+  for (const report of reports) {
+    if (report.weight === null) return null;
+    sum += report.weight;
+  }
+  return sum;
+}
+
+/**
+ * Weight of members of the noted view by UUID. One that is no server of the config (garbd) counts as
+ * Galera's default, 1; which ones those are is known only once every server in the view was heard.
+ */
+export function weightOfUuids(state: ArbitratorState, uuids: readonly string[]): number | null {
+  const weights = new Map<string, number | null>();
+  for (const heard of state.heard.values()) {
+    const { gcommUuid, weight } = heard.report;
+    if (gcommUuid !== null) weights.set(gcommUuid, weight);
+    const member = memberOf(heard);
+    if (member !== undefined) weights.set(member.uuid, member.weight);
+  }
+  const { noted } = state.durable;
+  const all = new Set(fingerprintMembers(noted?.fingerprint ?? ""));
+  const names = new Set(noted?.members);
+  const unheard = state.config.servers.some((server) => {
+    if (!names.has(server.name)) return false;
+    const heard = state.heard.get(server.id);
+    const uuid = heard?.report.gcommUuid ?? heard?.member?.uuid ?? "";
+    return !all.has(uuid);
+  });
+  let sum = 0;
+  for (const uuid of uuids) {
+    const known = weights.get(uuid);
+    const weight = known === undefined && !unheard ? 1 : (known ?? null);
+    if (weight === null) return null;
+    sum += weight;
+  }
+  return sum;
 }

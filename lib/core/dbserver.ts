@@ -19,9 +19,23 @@ import {
   hearWishes,
   tendAside,
 } from "./dbserver_aside.ts";
-import { bringsEvidence, endedMembers, evict, evictDueAt, evictTold } from "./dbserver_evict.ts";
+import {
+  bringsEvidence,
+  endedMembers,
+  evict,
+  evictDueAt,
+  evictTold,
+  goesThrough,
+  listen,
+} from "./dbserver_evict.ts";
 import type { DbServerEffect, DbServerEvent, ServerDurable } from "./dbserver_io.ts";
-import { continueOrder, formed, hearOrder, orderWritten } from "./dbserver_orders.ts";
+import {
+  continueEviction,
+  continueOrder,
+  formed,
+  hearOrder,
+  orderWritten,
+} from "./dbserver_orders.ts";
 import { buildReport, clientsInTurn, differs, newsOf } from "./dbserver_report.ts";
 import {
   type DbServerState,
@@ -112,6 +126,9 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     gcommUuid: null,
     gcommOf: null,
     ended: null,
+    silent: [],
+    listeningSince: now,
+    steppedAt: now,
     evidenceAt: never,
     evictList: [],
     telling: null,
@@ -162,6 +179,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     foundAt: null,
     proven: false,
     order: null,
+    eviction: null,
     startOrder: null,
     waiting: [],
     reportNumber: 0,
@@ -247,6 +265,8 @@ function step(
 
 /** What follows from the state, whatever the event was. */
 function settle(turn: Turn): void {
+  listen(turn);
+  continueEviction(turn);
   continueOrder(turn);
   evict(turn);
   gate(turn);
@@ -886,6 +906,8 @@ function openDoor(turn: Turn, because: string): void {
 function closeDoor(turn: Turn, because: string): void {
   const { state, now } = turn;
   const { fenceMs, leaseMs } = state.config.timing;
+  // It refuses every statement by itself, and becomes Primary again under its grant or not at all.
+  if (goesThrough(state) && !state.closed) return;
   // While an unfence is under way the door may be open already.
   if (state.closed && state.gating !== "unfence") {
     set(turn, {
@@ -1082,7 +1104,7 @@ function pollNow(turn: Turn): void {
 function pollIntervalMs(state: DbServerState): Millis {
   const { timing } = state.config;
   const { status } = state;
-  if (state.order !== null) return FORM_POLL_MS;
+  if (state.order !== null || state.eviction !== null) return FORM_POLL_MS;
   const calm =
     state.gating === null &&
     status?.primary === true &&
@@ -1115,7 +1137,8 @@ function tell(turn: Turn): void {
   answerWaiting(turn);
   const { state, now } = turn;
   const news = state.lastReport === null || differs(state.lastReport, newsOf(state, now));
-  if (now < state.reportAt && !news) return;
+  // What is over in a moment is no news: client minders would lead everybody away and back.
+  if (now < state.reportAt && (!news || goesThrough(state))) return;
   const next = buildReport(state, now, state.reportNumber + 1);
   number(turn, next);
   const clientTurn = state.clientTurn + 1;

@@ -7,10 +7,11 @@
  * and would keep out a live server (measured on MariaDB 10.11.19, Galera 26.4.23).
  */
 import type { Report } from "../message/dbserver.ts";
-import { isJoint, type WsrepStatus } from "../wsrep_status.ts";
+import type { PartyId } from "../message/envelope.ts";
+import { holdsMajority, isJoint, type WsrepStatus } from "../wsrep_status.ts";
 import type { Millis } from "./core.ts";
 import type { DbServerEffect } from "./dbserver_io.ts";
-import type { DbServerState } from "./dbserver_state.ts";
+import { type DbServerState, holdsNewestGrant } from "./dbserver_state.ts";
 import { log, set, type Turn } from "./dbserver_turn.ts";
 
 /** Told to all survivors it takes 0.25 s; after this the list is emptied and Galera's own detection left to. */
@@ -46,7 +47,7 @@ export function endedMembers(state: DbServerState): readonly string[] {
 export function endedUuid(report: Report): string | null {
   const { ended } = report;
   if (ended === null) return null;
-  return report.running !== "down" && report.gcommUuid === ended.uuid ? null : ended.uuid;
+  return report.running === "up" && report.gcommUuid === ended.uuid ? null : ended.uuid;
 }
 
 /** Does this report name a member of the present view as ended, for the first time. */
@@ -61,7 +62,7 @@ export function remainder(
   state: DbServerState,
   status: WsrepStatus,
   gone: readonly string[],
-): { readonly joint: boolean; readonly quorum: boolean } {
+): { readonly joint: boolean; readonly quorum: boolean; readonly names: ReadonlySet<string> } {
   const names = new Set<string>();
   let present = 0;
   let all = 0;
@@ -78,19 +79,77 @@ export function remainder(
       names.add(member.name);
     }
   }
-  return { joint: isJoint(state.config, names), quorum: 2 * present > all };
+  return { joint: isJoint(state.config, names), quorum: 2 * present > all, names };
+}
+
+/**
+ * Keeps count of the servers that are not heard. Only what this process could have heard counts: one
+ * that was stopped itself for a while has heard nobody.
+ */
+export function listen(turn: Turn): void {
+  const { state, now } = turn;
+  const { config, self, peers } = state;
+  if (config.evict !== "full") return;
+  const slept = now - state.steppedAt > SLEPT_MS;
+  const since = slept ? now : state.listeningSince;
+  let silent: PartyId[] | null = null;
+  for (const { id } of config.servers) {
+    if (id === self.id) continue;
+    const heardAt = Math.max(since, peers.get(id)?.at ?? since);
+    if (now - heardAt < config.timing.suspectMs) continue;
+    if (silent === null) silent = [id];
+    else silent.push(id);
+  }
+  const now_ = silent ?? NOBODY_SILENT;
+  const same =
+    now_.length === state.silent.length && now_.every((id, index) => state.silent[index] === id);
+  set(turn, { steppedAt: now, listeningSince: since, ...(same ? {} : { silent: now_ }) });
+}
+
+/** Reports leave more often than that, so that steps are never further apart in a running process. */
+const SLEPT_MS = 1_000;
+const NOBODY_SILENT: readonly PartyId[] = [];
+
+/** When the next server would count as silent. */
+function silentDueAt(state: DbServerState): Millis {
+  const { config, self, peers, listeningSince } = state;
+  let due = Number.POSITIVE_INFINITY;
+  if (config.evict !== "full") return due;
+  for (const { id } of config.servers) {
+    if (id === self.id || state.silent.includes(id)) continue;
+    const heardAt = Math.max(listeningSince, peers.get(id)?.at ?? listeningSince);
+    due = Math.min(due, heardAt + config.timing.suspectMs);
+  }
+  return due;
+}
+
+/**
+ * Is this server on its way, under a grant, through the moment in which the others are out and the new
+ * Primary has not formed yet.
+ */
+export function goesThrough(state: DbServerState): boolean {
+  if (state.status === null || state.status.primary) return false;
+  const { eviction, order, self } = state;
+  if (eviction?.phase === "evicting") return eviction.order.grant?.segment === self.segment;
+  return order !== null && order.evicted.length > 0 && order.order.segment === self.segment;
 }
 
 /** Whom this server should have in its eviction list now. */
 function wanted(state: DbServerState): readonly string[] {
-  const { status, evictSpent } = state;
-  if (status === null || !status.primary || state.leaving || state.order !== null) return NOBODY;
+  const { status, evictSpent, eviction, order } = state;
+  if (eviction?.phase === "evicting") return eviction.order.uuids;
+  if (order !== null) return order.evicted;
+  if (status === null || !status.primary || state.leaving) return NOBODY;
   // The view may have changed already: a poll that began after the evidence came has to tell.
   if (Number.isFinite(state.evidenceAt)) return NOBODY;
   const ended = endedMembers(state).filter((uuid) => !evictSpent.includes(uuid));
   if (ended.length === 0) return NOBODY;
-  const { joint, quorum } = remainder(state, status, ended);
-  return joint && quorum ? ended : NOBODY;
+  const { joint, quorum, names } = remainder(state, status, ended);
+  if (!quorum) return NOBODY;
+  const { config, self, retired } = state;
+  // A solo view under this segment's own grant stays one.
+  const held = holdsNewestGrant(state) && holdsMajority(config, self.segment, names, retired);
+  return joint || held ? ended : NOBODY;
 }
 
 /** Brings the eviction list of the own mariadbd to what it should be. */
@@ -102,7 +161,8 @@ export function evict(turn: Turn): void {
   tune(turn, status);
   if (now < state.evictAgainAt) return;
   let uuids = wanted(state);
-  if (uuids.length > 0 && now >= state.evictSince + EVICT_DEADLINE_MS) {
+  const ordered = state.eviction !== null || state.order !== null;
+  if (uuids.length > 0 && !ordered && now >= state.evictSince + EVICT_DEADLINE_MS) {
     log(turn, "evict_failed", { uuids, because: "the view has not changed in time" });
     set(turn, { evictSpent: [...state.evictSpent, ...uuids] });
     uuids = NOBODY;
@@ -153,8 +213,9 @@ export function evictTold(
 
 /** Earliest time at which eviction has something to do without being told anything. */
 export function evictDueAt(state: DbServerState): Millis {
-  if (state.config.evict === "off" || !Number.isFinite(state.evictSince)) {
-    return Number.POSITIVE_INFINITY;
-  }
-  return state.evictSince + EVICT_DEADLINE_MS;
+  if (state.config.evict === "off") return Number.POSITIVE_INFINITY;
+  const { eviction, evictSince, order } = state;
+  const due = silentDueAt(state);
+  if (eviction !== null) return Math.min(due, eviction.since + EVICT_DEADLINE_MS);
+  return order === null ? Math.min(due, evictSince + EVICT_DEADLINE_MS) : due;
 }

@@ -3,12 +3,19 @@
  * down before they are obeyed, and verified afterwards, since a statement's success proves nothing.
  */
 import { unreachable } from "../errors.ts";
-import type { MakePrimary, StartOrder } from "../message/arbitrator.ts";
+import type { Evict, MakePrimary, StartOrder } from "../message/arbitrator.ts";
+import type { PartyId } from "../message/envelope.ts";
 import { words } from "../message/mod.ts";
 import { fingerprintMembers } from "../wsrep_status.ts";
 import type { Arrived } from "./core.ts";
+import { EVICT_DEADLINE_MS, endedMembers, remainder } from "./dbserver_evict.ts";
 import type { DbServerEvent } from "./dbserver_io.ts";
-import { type DbServerState, type OrderInHand, viewOf } from "./dbserver_state.ts";
+import {
+  type DbServerState,
+  type EvictionInHand,
+  type OrderInHand,
+  viewOf,
+} from "./dbserver_state.ts";
 import { ack, keep, log, set, type Turn } from "./dbserver_turn.ts";
 
 /**
@@ -22,7 +29,7 @@ export const FORM_WAIT_MS = 50;
 interface OrderFacts {
   readonly state: DbServerState;
   readonly now: number;
-  readonly order: MakePrimary | StartOrder;
+  readonly order: MakePrimary | StartOrder | Evict;
 }
 
 interface Check {
@@ -42,10 +49,13 @@ export const ORDER_CHECKS = [
   },
   {
     id: "epoch.newer",
-    against: ({ state, order }) =>
-      order.epoch > state.durable.epochObeyed && order.epoch >= state.durable.epochSeen
-        ? null
-        : `epoch ${order.epoch} is not newer than ${Math.max(state.durable.epochObeyed, state.durable.epochSeen)}`,
+    against: ({ state, order }) => {
+      const { epochObeyed, epochSeen } = state.durable;
+      // Without a grant an eviction opens no epoch: it only must not come from an older one.
+      const grants = !("uuids" in order) || order.grant !== null;
+      if (order.epoch >= epochSeen && (order.epoch > epochObeyed || !grants)) return null;
+      return `epoch ${order.epoch} is not newer than ${Math.max(epochObeyed, epochSeen)}`;
+    },
   },
   {
     id: "report.young",
@@ -61,8 +71,10 @@ export const ORDER_CHECKS = [
   },
   {
     id: "no.other",
-    against: ({ state }) =>
-      state.order === null ? null : `epoch ${state.order.order.epoch} is being carried out`,
+    against: ({ state }) => {
+      const other = state.order?.order ?? state.eviction?.order;
+      return other === undefined ? null : `epoch ${other.epoch} is being carried out`;
+    },
   },
   {
     id: "not.leaving",
@@ -100,6 +112,53 @@ export const MAKE_PRIMARY_CHECKS = [
       return "expectedFingerprint" in order && view !== order.expectedFingerprint
         ? `the view has changed to ${view}`
         : null;
+    },
+  },
+] as const satisfies readonly Check[];
+
+/** Further checks of evict: each survivor looks for itself. */
+export const EVICT_CHECKS = [
+  {
+    id: "evict.on",
+    against: ({ state }) => (state.config.evict === "off" ? "evict is off in the config" : null),
+  },
+  {
+    id: "evict.view",
+    against: ({ state, order }) => {
+      const view = viewOf(state.status);
+      if (view === null) return "this server is in no view";
+      if (state.status?.primary !== true) return "this server is not Primary";
+      const expected = "uuids" in order ? order.expectedFingerprint : view;
+      return view === expected ? null : `the view has changed to ${view}`;
+    },
+  },
+  {
+    id: "evict.stalled",
+    against: ({ state }) => (state.probe === "hanging" ? null : "commits do not hang here"),
+  },
+  {
+    id: "evict.gone",
+    against: ({ state, order }) => {
+      if (!("uuids" in order)) return null;
+      const ended = endedMembers(state);
+      for (const uuid of order.uuids) {
+        const member = state.status?.members.find((one) => one.uuid === uuid);
+        if (member === undefined) return `${uuid} is not in the view`;
+        if (uuid === state.status?.gcommUuid) return "this very server would be evicted";
+        const server = state.config.serverByName.get(member.name);
+        if (server === undefined) return `${member.name} has no watchdog to speak for it`;
+        if (ended.includes(uuid) || state.silent.includes(server.id)) continue;
+        return `${server.name} is heard`;
+      }
+      return null;
+    },
+  },
+  {
+    id: "evict.remainder",
+    against: ({ state, order }) => {
+      if (!("uuids" in order) || order.grant !== null || state.status === null) return null;
+      const { joint, quorum } = remainder(state, state.status, order.uuids);
+      return joint && quorum ? null : "what remains would need a grant";
     },
   },
 ] as const satisfies readonly Check[];
@@ -146,6 +205,8 @@ export function hearOrder(turn: Turn, event: Arrived<"dbserver">): void {
       hearStart(turn, ticket, { order: body.parameters, bootstrap: body.verb === "bootstrap" });
       return;
     case "evict":
+      hearEvict(turn, event, body.parameters);
+      return;
     case "reseed":
       ack(turn, ticket, {
         outcome: "refused",
@@ -188,8 +249,34 @@ function hearMakePrimary(turn: Turn, event: Arrived<"dbserver">, order: MakePrim
       servedBefore: state.durable.epochServed,
       error: null,
       tryAgainAt: now + state.config.timing.orderMaxAgeMs,
+      evicted: [],
     },
   });
+}
+
+function hearEvict(turn: Turn, event: Arrived<"dbserver">, order: Evict): void {
+  const { state, now } = turn;
+  const { ticket, from } = event;
+  const { grant, epoch, uuids } = order;
+  const refused = refusal([...ORDER_CHECKS, ...EVICT_CHECKS], { state, now, order });
+  log(turn, "evict", { epoch, uuids, basis: grant?.basis ?? null, refused });
+  if (refused !== null) {
+    ack(turn, ticket, { outcome: outcomeOfRefusal(state, order), because: refused });
+    return;
+  }
+  const hand = { order, from, ticket, servedBefore: state.durable.epochServed, since: now };
+  if (grant === null) {
+    set(turn, { eviction: { ...hand, phase: "evicting" } });
+    return;
+  }
+  keep(turn, {
+    storeId: order.storeId,
+    epochSeen: epoch,
+    epochObeyed: epoch,
+    // Its rows are the base of the new epoch: there is no fork point to compare with.
+    ...(grant.segment === state.self.segment ? { epochServed: epoch } : {}),
+  });
+  set(turn, { eviction: { ...hand, phase: "writing" } });
 }
 
 function hearStart(
@@ -219,14 +306,15 @@ function hearStart(
  * A refused order is void to the arbitrator. One that an earlier life of this watchdog may have
  * carried out before it could answer is not: its outcome is unknown, which is no refusal.
  */
-function outcomeOfRefusal(state: DbServerState, order: MakePrimary | StartOrder) {
+function outcomeOfRefusal(state: DbServerState, order: MakePrimary | StartOrder | Evict) {
   return order.epoch <= state.durable.epochObeyed ? "failed" : "refused";
 }
 
 /** The order's epoch is on disk: it may be obeyed now, if that did not take too long. */
 export function orderWritten(turn: Turn): void {
   const { state, now } = turn;
-  const { order, startOrder, position } = state;
+  const { order, startOrder, position, eviction } = state;
+  if (eviction?.phase === "writing") evictionWritten(turn, eviction);
   if (order?.phase === "writing") {
     const checks = [...STILL_YOUNG, ...MAKE_PRIMARY_CHECKS];
     const refused = refusal(checks, { state, now, order: order.order });
@@ -321,6 +409,99 @@ export function continueOrder(turn: Turn): void {
   giveUp(turn, order, because);
 }
 
+/** The epoch of an eviction is on disk: from now on the list may be told. */
+function evictionWritten(turn: Turn, hand: EvictionInHand): void {
+  const { state, now } = turn;
+  const { order } = hand;
+  const refused = refusal([...STILL_YOUNG, ...EVICT_CHECKS], { state, now, order });
+  if (refused !== null) {
+    set(turn, { eviction: null });
+    keep(turn, { epochServed: hand.servedBefore });
+    log(turn, "order_failed", { epoch: order.epoch, because: refused });
+    ack(turn, hand.ticket, { outcome: "refused", because: refused });
+    return;
+  }
+  set(turn, { eviction: { ...hand, phase: "evicting", since: now }, pollAt: now });
+  if (order.grant?.segment === state.self.segment) hold(turn, hand);
+}
+
+/** The epoch is this segment's: the order is the arbitrator's answer to the report that it quotes. */
+function hold(turn: Turn, hand: { readonly order: Evict | MakePrimary; readonly from: PartyId }) {
+  const { order, from } = hand;
+  const sent = turn.state.sent.find((each) => each.number === order.reportNumber);
+  const until = (sent?.at ?? Number.NEGATIVE_INFINITY) + turn.state.config.timing.leaseMs;
+  set(turn, {
+    grantEpoch: order.epoch,
+    promisedEpoch: order.epoch,
+    promises: new Map(turn.state.promises).set(from, { until, epoch: order.epoch }),
+    primarySegment: turn.state.self.segment,
+  });
+}
+
+/**
+ * Looks whether an eviction has come true: a Primary without the evicted, or a part that is not Primary
+ * yet, which the receiver named for it forms. Galera does either (measured): where everybody who is
+ * missing was evicted the rest may make itself Primary, below quorum too.
+ */
+export function continueEviction(turn: Turn): void {
+  const { eviction, status, process } = turn.state;
+  if (eviction?.phase !== "evicting") return;
+  const { order, since } = eviction;
+  const present = new Set(status?.members.map((member) => member.uuid) ?? []);
+  const rest = fingerprintMembers(order.expectedFingerprint).filter(
+    (uuid) => !order.uuids.includes(uuid),
+  );
+  const apart =
+    rest.every((uuid) => present.has(uuid)) && order.uuids.every((uuid) => !present.has(uuid));
+  if (status?.primary === true && apart) {
+    set(turn, { eviction: null, proven: order.grant !== null || turn.state.proven });
+    log(turn, "evicted", { epoch: order.epoch, uuids: order.uuids });
+    ack(turn, eviction.ticket, { because: "Primary without those evicted" });
+    return;
+  }
+  if (status?.primary === false && apart && order.grant?.forms === true) {
+    if (present.size === rest.length) formAfter(turn, eviction);
+    return;
+  }
+  if (process.is === "running" && turn.now < since + EVICT_DEADLINE_MS) return;
+  set(turn, { eviction: null });
+  const because = `the view is ${viewOf(status) ?? "none"} ${Math.round(turn.now - since)} ms after the eviction`;
+  log(turn, "order_failed", { epoch: order.epoch, because });
+  ack(turn, eviction.ticket, { outcome: "failed", because: words(because) });
+}
+
+/** What remains is not Primary: it is made so under the order in hand. */
+function formAfter(turn: Turn, hand: EvictionInHand): void {
+  const { order, from, ticket, servedBefore } = hand;
+  const { grant, uuids, ...basics } = order;
+  const view = viewOf(turn.state.status);
+  if (grant === null || view === null) return;
+  const { segment, forkPoint, basis } = grant;
+  set(turn, {
+    eviction: null,
+    order: {
+      order: {
+        ...basics,
+        segment,
+        forkPoint,
+        basis,
+        expectedFingerprint: view,
+        notedView: order.expectedFingerprint,
+      },
+      from,
+      ticket,
+      phase: "verifying",
+      attempts: 0,
+      // With everybody else evicted it may become Primary without being told.
+      given: true,
+      servedBefore,
+      error: null,
+      tryAgainAt: turn.now,
+      evicted: uuids,
+    },
+  });
+}
+
 /** Ends an order that has not come true. */
 function giveUp(turn: Turn, order: OrderInHand, because: string): void {
   set(turn, { order: null });
@@ -334,18 +515,9 @@ function giveUp(turn: Turn, order: OrderInHand, because: string): void {
 }
 
 function succeed(turn: Turn, hand: OrderInHand): void {
-  const { order, from, ticket, attempts } = hand;
-  const sent = turn.state.sent.find((each) => each.number === order.reportNumber);
-  // The order is the arbitrator's answer to the report that it quotes: the lease counts from there.
-  const until = (sent?.at ?? Number.NEGATIVE_INFINITY) + turn.state.config.timing.leaseMs;
-  set(turn, {
-    order: null,
-    grantEpoch: order.epoch,
-    promisedEpoch: order.epoch,
-    promises: new Map(turn.state.promises).set(from, { until, epoch: order.epoch }),
-    primarySegment: turn.state.self.segment,
-    proven: true,
-  });
+  const { order, ticket, attempts } = hand;
+  hold(turn, hand);
+  set(turn, { order: null, proven: true });
   log(turn, "promoted", { epoch: order.epoch, attempts });
   ack(turn, ticket, { because: `Primary after ${attempts} attempt${attempts === 1 ? "" : "s"}` });
 }

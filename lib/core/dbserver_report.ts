@@ -34,6 +34,7 @@ type News = Pick<
   | "cutting"
   | "leaving"
   | "probe"
+  | "silent"
   | "diverged"
   | "weight"
   | "epochServed"
@@ -69,6 +70,7 @@ function newsWith(state: DbServerState, right: Right): News {
     epochServed: state.durable.epochServed,
     primarySegment: state.primarySegment,
     probe: state.probe,
+    silent: state.silent,
     guard: state.guard,
     diverged: state.diverged,
     config: state.documents,
@@ -170,6 +172,7 @@ export function differs(a: News, b: News): boolean {
     a.cutting !== b.cutting ||
     a.leaving !== b.leaving ||
     a.probe !== b.probe ||
+    a.silent !== b.silent ||
     a.diverged !== b.diverged ||
     a.weight !== b.weight ||
     a.epochServed !== b.epochServed ||

@@ -5,7 +5,7 @@
  * expired on this process's own clock, counted from when the renewed report was sent.
  */
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
-import type { MakePrimary, StartOrder } from "../message/arbitrator.ts";
+import type { Evict, MakePrimary, StartOrder } from "../message/arbitrator.ts";
 import type { ConfigMark, EpochRecord, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { fingerprint, holdsMajority, isJoint, namesIn, type WsrepStatus } from "../wsrep_status.ts";
@@ -24,6 +24,18 @@ export interface Promised {
   readonly epoch: number | null;
 }
 
+/** An order to evict under way. */
+export interface EvictionInHand {
+  readonly order: Evict;
+  readonly from: PartyId;
+  readonly ticket: number;
+  /** Its epoch is being written down first, where it comes with a grant. */
+  readonly phase: "writing" | "evicting";
+  /** Under which epoch the server had served before it took the order; again if that proves void. */
+  readonly servedBefore: number;
+  readonly since: Millis;
+}
+
 /** A make_primary under way. */
 export interface OrderInHand {
   readonly order: MakePrimary;
@@ -39,6 +51,8 @@ export interface OrderInHand {
   readonly error: string | null;
   /** When to try again, or to give up after the last attempt. */
   readonly tryAgainAt: Millis;
+  /** Members that stay in the eviction list meanwhile. */
+  readonly evicted: readonly string[];
 }
 
 export interface DbServerState {
@@ -97,6 +111,10 @@ export interface DbServerState {
   /** The mariadbd that ended last under this process's eyes. */
   readonly ended: Report["ended"];
 
+  /** Servers whose watchdogs were not heard for suspect_ms, while this one listened. */
+  readonly silent: readonly PartyId[];
+  readonly listeningSince: Millis;
+  readonly steppedAt: Millis;
   /** When a peer's report named a member of the view as ended, until a poll begun since has ended. */
   readonly evidenceAt: Millis;
   /** The eviction list of mariadbd, as told or as the last poll since has it. */
@@ -193,6 +211,7 @@ export interface DbServerState {
   /** Its rows are the base of its epoch, by the arbitrator's order: there is nothing to compare. */
   readonly proven: boolean;
   readonly order: OrderInHand | null;
+  readonly eviction: EvictionInHand | null;
   /** An order to start, whose epoch is being written. */
   readonly startOrder: {
     readonly ticket: number;
@@ -382,5 +401,6 @@ export function mayVouch(state: DbServerState, view: string | null): boolean {
   const { status } = state;
   if (view === null || status === null || !status.ready || !status.primary) return false;
   if (viewOf(status) !== view || !isJoint(state.config, memberNames(status))) return false;
-  return (state.probe === "flowing" || state.probe === "held") && state.order === null;
+  if (state.probe !== "flowing" && state.probe !== "held") return false;
+  return state.order === null && state.eviction === null;
 }

@@ -6,8 +6,9 @@
 import { readFileSync } from "node:fs";
 import type { ClusterConfig } from "../cluster_config.ts";
 import { MinderError } from "../errors.ts";
+import type { Summary } from "../message/arbitrator.ts";
 import { until } from "./exec.ts";
-import { longestGap, wallMs } from "./journal.ts";
+import { type Attempt, longestGap, wallMs } from "./journal.ts";
 import type { LabProcess } from "./lab.ts";
 import type { Minded } from "./minded.ts";
 
@@ -19,10 +20,12 @@ export type EvictFault = (typeof EVICT_FAULTS)[number];
 export interface EvictRun {
   readonly fault: EvictFault;
   readonly evict: ClusterConfig["evict"];
-  /** Longest time without an acknowledged row. */
+  /** Longest time without an acknowledged row, until rows flow evenly again. */
   readonly gapMs: number;
   /** The same for a session of its own to one surviving server, whatever balancers do. */
   readonly directMs: number;
+  /** The longest such time afterwards: Galera stalls while those who were out come back. */
+  readonly returnMs: number;
   readonly rows: number;
   readonly missing: number;
   readonly checksumsEqual: boolean;
@@ -41,6 +44,9 @@ const RETURN_TIMEOUT_MS = 90_000;
 const STOP_GRACE_MS = 35_000;
 /** A commit whose acknowledgements had all arrived before a cut may still be told to its client. */
 const IN_FLIGHT_MS = 50;
+/** Rows flow evenly where that many come, one every 10 ms, none later than this after the other. */
+const EVEN_ROWS = 30;
+const EVEN_MS = 100;
 /** An application that gives up sooner than Galera would not show what waiting costs. */
 const STATEMENT_TIMEOUT_MS = 10_000;
 
@@ -64,15 +70,22 @@ export async function runEvictFault(
   const faultAtMs = wallMs();
   await untilRows(minded, name, { from: faultAtMs, count: AFTER_ROWS });
   const alive = [...lab.servers.keys()].filter((host) => !out.includes(host));
-  if (fault === "link") await untilOneSide(minded, faultAtMs);
+  if (fault === "link") await untilOneSide(minded);
   const side = fault === "link" ? await losingSide(minded) : out;
   if (fault === "hosts" || fault === "link") await lab.network.heal();
   const healedAtMs = wallMs();
-  await minded.untilHealth("healthy", RETURN_TIMEOUT_MS);
+  await minded.untilSummary(
+    "all serve in one view, and no epoch is open",
+    isWhole,
+    RETURN_TIMEOUT_MS,
+  );
   await stopAll([app, prober]);
-  const gap = longestGap(lab.journal(name), before - 500, healedAtMs + 2_000);
+  const rows = lab.journal(name);
+  const evenAtMs = evenFrom(rows, before);
+  const gap = longestGap(rows, before - 500, evenAtMs);
+  const back = longestGap(rows, evenAtMs, rows.at(-1)?.endMs ?? evenAtMs);
   const [witness = ""] = alive.filter((host) => !side.includes(host));
-  const direct = longestGap(lab.journal(`probe-${witness}`), before - 500, healedAtMs);
+  const direct = longestGap(lab.journal(`probe-${witness}`), before - 500, evenAtMs);
   const lost = fault === "crash" || fault === "segment" ? [] : side;
   const strays = lab
     .journal()
@@ -102,12 +115,31 @@ export async function runEvictFault(
     evict: config.evict,
     gapMs: gap?.lengthMs ?? Number.POSITIVE_INFINITY,
     directMs: direct?.lengthMs ?? Number.POSITIVE_INFINITY,
+    returnMs: back?.lengthMs ?? 0,
     rows: Math.max(...checks.map((check) => check.acknowledged)),
     missing,
     checksumsEqual: sums.size === 1,
     strays: strays.length,
     complaints,
   };
+}
+
+function isWhole(is: Summary): boolean {
+  const all = is.servers.every(({ report }) => report?.group === "complete");
+  return all && is.health === "healthy" && is.epochHolder === null;
+}
+
+/** When, after the fault, so many rows have followed each other without a stall. */
+function evenFrom(rows: readonly Attempt[], faultAtMs: number): number {
+  let last = faultAtMs;
+  let even = 0;
+  for (const { outcome, endMs } of rows) {
+    if (outcome !== "acknowledged" || endMs < faultAtMs) continue;
+    even = endMs - last < EVEN_MS ? even + 1 : 0;
+    last = endMs;
+    if (even >= EVEN_ROWS) return endMs;
+  }
+  return Number.POSITIVE_INFINITY;
 }
 
 /** Brings the fault about; answers with the servers that are out by it. */
@@ -176,14 +208,12 @@ async function untilRows(
 }
 
 /** Rows acknowledged right after a cut may be the last of the old view: one side must hold an epoch. */
-async function untilOneSide(minded: Minded, fromMs: number): Promise<void> {
+async function untilOneSide(minded: Minded): Promise<void> {
   await minded.untilSummary(
-    "one side serves alone",
-    (is) => is.epochHolder !== null && is.servingSegment === is.epochHolder,
+    "one side holds an epoch",
+    (is) => is.epochHolder !== null,
     OUTAGE_TIMEOUT_MS,
   );
-  const name = minded.lab.running().find((one) => one.name.startsWith(`writer-`))?.name;
-  if (name === undefined) throw new MinderError("No application runs", { where: String(fromMs) });
 }
 
 async function losingSide(minded: Minded): Promise<readonly string[]> {

@@ -194,6 +194,7 @@ function reportOf(config: ClusterConfig, view: Pick<Report, "members" | "fingerp
     probe: "flowing",
     gcommUuid: null,
     ended: null,
+    silent: [],
     writers: 0,
     guard: false,
     diverged: false,

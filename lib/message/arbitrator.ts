@@ -37,11 +37,22 @@ export const MakePrimarySchema = v.strictObject({
 });
 export type MakePrimary = v.InferOutput<typeof MakePrimarySchema>;
 
-/** `evict`: exclude silent members without waiting for Galera's own detection. */
+/** `evict`: exclude members that are silent or have ended, without waiting for Galera's own detection. */
 export const EvictSchema = v.strictObject({
   ...orderEntries,
   uuids: v.pipe(v.array(UuidSchema), v.minLength(1), v.maxLength(64)),
+  /** The stalled Primary view in which the receiver must be. */
   expectedFingerprint: FingerprintSchema,
+  /** Under which grant what remains is to serve alone; null where it is joint and keeps the quorum. */
+  grant: v.nullable(
+    v.strictObject({
+      segment: NameSchema,
+      forkPoint: v.nullable(PositionSchema),
+      basis: v.picklist(BASES),
+      /** The receiver forms the Primary where what remains does not become so by itself. */
+      forms: v.boolean(),
+    }),
+  ),
 });
 export type Evict = v.InferOutput<typeof EvictSchema>;
 

@@ -148,6 +148,8 @@ export const ReportSchema = v.strictObject({
   gcommUuid: v.nullable(UuidSchema),
   /** The mariadbd that ended last under this watchdog's eyes; evidence for evicting it. */
   ended: v.nullable(EndedSchema),
+  /** Servers whose watchdogs it has not heard for suspect_ms, where eviction goes so far. */
+  silent: v.pipe(v.array(PartyIdSchema), v.maxLength(64), v.readonly()),
   /** Client minders that have it as their only writer, as their latest acks say. */
   writers: CountSchema,
   /** A guard process stands ready to kill an unfenced mariadbd of a dead watchdog. */

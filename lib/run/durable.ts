@@ -10,6 +10,7 @@ import {
   NameSchema,
   PartyIdSchema,
   SeqnoSchema,
+  UuidSchema,
   WordsSchema,
 } from "../message/envelope.ts";
 
@@ -30,12 +31,13 @@ export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable
     v.strictObject({
       epoch: CountSchema,
       segment: NameSchema,
-      kind: v.picklist(["form", "hold", "bootstrap"]),
+      kind: v.picklist(["form", "hold", "evict", "bootstrap"]),
       target: PartyIdSchema,
       expectedFingerprint: v.nullable(FingerprintSchema),
       forkPoint: v.nullable(PositionSchema),
       basis: v.picklist(BASES),
       order: v.picklist(["given", "done"]),
+      evicted: v.exactOptional(v.array(UuidSchema)),
       changesSegment: v.boolean(),
     }),
   ),

@@ -70,6 +70,13 @@ describe("a confirmed exit", () => {
     expect(story.has("fence")).toBe(false);
   });
 
+  test("counts though another mariadbd has been started since, and has not answered yet", () => {
+    const story = started();
+    hearEnd(story, "b2", { running: "unknown" });
+    story.polled(statusOf(ALL));
+    expect(told(story)).toEqual([[uuidOf("b2")]]);
+  });
+
   test("is over with the new view: the list is emptied", () => {
     const story = evicting();
     story.polled(statusOf(WITHOUT_B2, { evictList: [uuidOf("b2")] }));
@@ -151,10 +158,6 @@ describe("never the wrong one", () => {
     [
       "a report that also says that this member runs",
       (story) => hearEnd(story, "b2", { running: "up" }),
-    ],
-    [
-      "a report that does not know whether this member runs",
-      (story) => hearEnd(story, "b2", { running: "unknown" }),
     ],
     ["one server's word about another", (story) => hearEnd(story, "b2", { ended: ended("b1") })],
     [

@@ -215,21 +215,25 @@ describe("checks of start and bootstrap", () => {
     expect(story.state.durable.epochServed).toBe(0);
   });
 
-  test("evict and reseed are refused by name", () => {
+  test("reseed is refused by name", () => {
     expect(stopped().startOrder("reseed")?.because).toBe("reseed is switched off in this version");
+  });
+
+  test("evict is refused where the config has it off", () => {
     const story = cutOff();
     const ack = story.hears(ARBITRATOR, {
       verb: "evict",
       parameters: {
         epoch: 1,
         storeId: "store-1",
-        reportNumber: 1,
+        reportNumber: story.state.reportNumber,
         because: "",
         uuids: [STATE_UUID],
         expectedFingerprint: "",
+        grant: null,
       },
     });
-    expect(ack?.because).toBe("evict is switched off in this version");
+    expect(ack?.because).toBe("evict.on: evict is off in the config");
   });
 });
 

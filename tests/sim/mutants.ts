@@ -325,8 +325,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: STATE,
-        from: '(state.probe === "flowing" || state.probe === "held") && state.order === null',
-        to: "state.order === null",
+        from: 'if (state.probe !== "flowing" && state.probe !== "held") return false;',
+        to: "",
       },
     ],
   },
@@ -523,7 +523,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: ORDERS,
-        from: "order.epoch > state.durable.epochObeyed && order.epoch >= state.durable.epochSeen",
+        from: "order.epoch >= epochSeen && (order.epoch > epochObeyed || !grants)",
         to: "order.epoch > 0",
       },
     ],

@@ -134,6 +134,7 @@ export function servingReport(
     probe: "flowing",
     gcommUuid: null,
     ended: null,
+    silent: [],
     writers: 0,
     guard: false,
     diverged: false,

@@ -141,6 +141,7 @@ export function reportOf(config: ClusterConfig, name: string, seen: Seen = {}): 
     probe: inView ? "flowing" : "off",
     gcommUuid: uuidOf(name),
     ended: null,
+    silent: [],
     writers: 0,
     guard: false,
     diverged: false,
