@@ -316,7 +316,8 @@ export function holdsNewestGrant(state: DbServerState): boolean {
   return state.grantEpoch !== null && state.grantEpoch >= state.durable.epochSeen;
 }
 
-function leaseOf(state: DbServerState): Promised | null {
+/** What the arbitrator promised last. */
+export function leaseOf(state: DbServerState): Promised | null {
   for (const { id } of state.config.arbitrators) {
     const promised = state.promises.get(id);
     if (promised !== undefined) return promised;

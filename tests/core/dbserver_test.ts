@@ -806,6 +806,24 @@ describe("asking", () => {
     expect(receivers).toEqual(["arbitrator.1", "dbserver.2", "dbserver.3", "dbserver.4"]);
   });
 
+  test("in calm the other watchdogs hear every second report, and each while the lease is not renewed", () => {
+    const story = servingServer("a1");
+    const told = (): readonly string[] => {
+      story.effects = [];
+      story.pass(500);
+      return story.effects.flatMap((one) => (one.do === "send" ? [one.to] : []));
+    };
+    const calm = Array.from({ length: 4 }, () => {
+      story.leased();
+      return told().length;
+    });
+    expect(calm.sort()).toEqual([1, 1, 4, 4]);
+    // The arbitrator falls silent: halfway through the lease vouches are what matters.
+    told();
+    told();
+    expect([told().length, told().length]).toEqual([4, 4]);
+  });
+
   test("200 client minders hear news at once, and otherwise take turns: all within eight reports", () => {
     const config = coreCluster();
     const clients = Array.from({ length: 200 }, (_, index) => ({
