@@ -617,7 +617,7 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     peerEpochs: anew ? new Map() : state.peerEpochs,
     closedSince: status.connected ? Number.POSITIVE_INFINITY : Math.min(state.closedSince, now),
     closures: status.localState === "Synced" ? 0 : state.closures,
-    lastPrimary: status.primary ? lastPrimaryOf(state, status) : state.lastPrimary,
+    lastPrimary: lastPrimaryOf(state, status),
     closed: startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed,
     probe: probeAfter(state, status, { changed }),
     hungAtSeqno: status.evsState === "OPERATIONAL" ? state.hungAtSeqno : status.lastCommitted,
@@ -662,12 +662,14 @@ function inFlux(status: WsrepStatus): boolean {
 }
 
 function lastPrimaryOf(state: DbServerState, status: WsrepStatus): Report["lastPrimary"] {
-  const fingerprint = viewOf(status);
-  if (fingerprint === null) return state.lastPrimary;
-  const same = state.lastPrimary?.fingerprint === fingerprint;
-  const synced = status.localState === "Synced" || status.localState.startsWith("Donor");
   // A live server that comes back to the very same members sees the same fingerprint, and receives.
   const receiving = status.localState.startsWith("Joining");
+  if (!status.primary && receiving && state.lastPrimary !== null)
+    return { ...state.lastPrimary, synced: false };
+  const fingerprint = viewOf(status);
+  if (!status.primary || fingerprint === null) return state.lastPrimary;
+  const same = state.lastPrimary?.fingerprint === fingerprint;
+  const synced = status.localState === "Synced" || status.localState.startsWith("Donor");
   const kept = state.lastPrimary?.synced === true && !receiving;
   return { fingerprint, synced: synced || (same && kept) };
 }

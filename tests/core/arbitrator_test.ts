@@ -240,6 +240,35 @@ describe("orders", () => {
     });
   });
 
+  test("each order that is refused costs a number, so those refused in a row come ever later", () => {
+    const { story, sent: first } = ordered();
+    let sent = first;
+    const pauses: number[] = [];
+    for (let round = 0; round < 4; round++) {
+      story.answered(sent, "refused", "vouch.outwaited");
+      const from = story.now;
+      story.effects = [];
+      while (!story.effects.some((effect) => effect.do === "send")) {
+        story.pass(50);
+        story.reports(DC2, CUT2);
+        expect(story.now - from).toBeLessThan(10_000);
+      }
+      pauses.push(story.now - from);
+      sent = story.order().sent;
+    }
+    expect(story.state.durable.epoch).toBe(5);
+    expect(pauses.map((pause) => Math.round(pause / 250))).toEqual([1, 2, 4, 8]);
+  });
+
+  test("an order is given by arithmetic though the servers outside are down and their watchdogs new", () => {
+    const story = calmArbitrator();
+    story.pass(6_000);
+    // A new watchdog has never seen its mariadbd: it knows neither its name in the group nor its weight.
+    story.reports(DC1, down(100, { gcommUuid: null, weight: null }));
+    story.reports(DC2, CUT2);
+    expect(story.order().order.basis).toBe("arithmetic");
+  });
+
   test("an earlier holder goes on under a number newer than that of the order that was void", () => {
     const { story, sent } = ordered();
     story.answered(sent, "ok");

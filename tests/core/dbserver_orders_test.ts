@@ -98,6 +98,20 @@ describe("checks of every order", () => {
     });
   });
 
+  test("an order whose epoch cannot be written in time is given up, so that a later one may try", () => {
+    const story = cutOff();
+    story.autoPersist = false;
+    expect(story.order({ epoch: 1 })).toBeUndefined();
+    const ticket = story.lastTicket;
+    story.end("persist", "disk full");
+    story.pass(story.config.timing.orderMaxAgeMs + 10);
+    expect(story.ackOf(ticket)).toMatchObject({
+      outcome: "refused",
+      because: "its epoch could not be written in time",
+    });
+    expect(story.order({ epoch: 2 })?.because ?? "").not.toContain("no.other");
+  });
+
   test("not.leaving refuses while the server is being stopped, and passes otherwise", () => {
     const story = cutOff();
     story.state = { ...story.state, leaving: true };

@@ -433,7 +433,9 @@ describe("the door", () => {
     const story = servingServer("b2");
     expect(story.lastReport.lastPrimary).toEqual({ fingerprint: printOf(ALL, true), synced: true });
     story.polled(statusOf(["b2"], { primary: false }));
-    story.polled(statusOf(ALL, { localState: "Joining: receiving State Transfer", ready: false }));
+    const localState = "Joining: receiving State Transfer";
+    for (const primary of [false, true])
+      story.polled(statusOf(ALL, { localState, primary, ready: false }));
     expect(story.state.lastPrimary).toEqual({ fingerprint: printOf(ALL, true), synced: false });
     story.polled(statusOf(ALL, { localState: "Joined" }));
     expect(story.state.lastPrimary?.synced).toBe(false);

@@ -44,6 +44,8 @@ export class Watch {
   forced = false;
   readonly #world: World;
   readonly #granted = new Map<string, string>();
+  /** To which segment each epoch was granted last, whatever store it was written in. */
+  readonly #segmentOf = new Map<number, string>();
   #epoch = 0;
   #store = "";
   readonly #seen: number[] = [];
@@ -130,6 +132,7 @@ export class Watch {
     if (grant === null) return;
     const key = `${storeId}/${grant.epoch}`;
     const what = `${grant.segment} ${grant.kind} ${grant.target}`;
+    this.#segmentOf.set(grant.epoch, grant.segment);
     const before = this.#granted.get(key);
     if (before === undefined) {
       this.#granted.set(key, what);
@@ -188,6 +191,7 @@ export class Watch {
       arbiter.process.state.core.observing === null &&
       arbiter.process.state.core.diskError === null &&
       durable?.grant === null;
+    for (const { config, process } of world.servers) this.#holdsOwn(config, process);
     for (const { node, host, process } of world.servers) {
       const proc = galera.procs[node] ?? null;
       const view = proc?.view ?? null;
@@ -215,6 +219,17 @@ export class Watch {
         this.#fencedSince[node] = schedule.now + 1e9;
       }
     }
+  }
+
+  /** A grant that a server believes to hold was given to its own segment. */
+  #holdsOwn(
+    config: { readonly name: string; readonly segment: string },
+    process: World["servers"][number]["process"],
+  ): void {
+    const epoch = process?.state.core.grantEpoch ?? null;
+    const given = epoch === null ? undefined : this.#segmentOf.get(epoch);
+    if (given !== undefined && given !== config.segment)
+      this.violate("grant_elsewhere", `${config.name} holds epoch ${epoch}, which is ${given}'s`);
   }
 
   /** Null if everybody serves in one view with equal rows; else why not. */

@@ -22,6 +22,8 @@ export interface Mutant {
   /** What the broken rule does wrong. */
   readonly breaks: string;
   readonly edits: readonly Edit[];
+  /** Part of the name of the scenario that was told about it, which is played first. */
+  readonly scenario?: string;
   /** Faults that lead there soonest. @default all */
   readonly kinds?: readonly FaultKind[];
   /** Segments with more than half of the weight, too. @default false */
@@ -202,12 +204,12 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     id: "promise.elsewhere",
-    breaks: "Leases are given to one segment while another one holds an open epoch",
+    breaks: "The other segment's servers are told that the open epoch is theirs",
     edits: [
       {
         file: ARBITRATOR,
-        from: "if (grant !== null) return `no promise: ",
-        to: "if (grant !== null && grant.epoch < 0) return `no promise: ",
+        from: "if (grant !== null && grant.segment === segment) {",
+        to: "if (grant !== null && segment !== undefined) {",
       },
     ],
   },

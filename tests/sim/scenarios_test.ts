@@ -4,6 +4,7 @@
  * sequence. Each asserts the safe outcome, and then that everybody comes back with equal rows.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { newDurable } from "../../lib/core/arbitrator_state.ts";
 import { entryAt } from "./rows.ts";
 import { Stage, type StageOptions } from "./scenarios/stage.ts";
 
@@ -123,6 +124,30 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
+  test("H2: heavy dc1 whose watchdogs are dead is isolated, with guards: they end what nobody closes before the outwait is over, then dc2 is promoted", () => {
+    const stage = new Stage({ weights: HEAVY_3_2, guards: true });
+    for (const name of stage.of("dc1"))
+      stage.world.crashWatchdog(stage.node(name), Number.POSITIVE_INFINITY);
+    stage.isolate("dc1");
+    stage.always(
+      "dc2 is promoted only when nobody of dc1 runs",
+      () => stage.grant?.segment !== "dc2" || stage.of("dc1").every((name) => !stage.runs(name)),
+    );
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    expect(stage.grant?.basis).toBe("outwaited");
+    expect(stage.count("ended: killed by its guard")).toBe(3);
+    // What hung was never acknowledged: the guards' deadline is before Galera's view change.
+    stage.endsWell();
+  });
+
+  test("H2: with guards and living watchdogs heavy dc1 is isolated: the watchdogs close it in time, no guard has to kill an open server", () => {
+    const stage = new Stage({ weights: HEAVY_3_2, guards: true });
+    stage.isolate("dc1");
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    expect(stage.count("ended: killed by its guard")).toBe(0);
+    stage.endsWell();
+  });
+
   test("H3: heavy dc1 loses Galera's link and the arbitrator, the watchdogs' link lives: vouches end with the flow of commits, dc1 is closed when it becomes Primary alone", () => {
     const stage = new Stage({ weights: HEAVY_3_2 });
     stage.cutSites("galera");
@@ -132,6 +157,21 @@ describe("holes of earlier rules", () => {
     stage.always("nobody serves", () => stage.serving().length === 0);
     stage.run(30_000);
     expect(stage.grant).toBeNull();
+    stage.endsWell();
+  });
+
+  test("H3: heavy dc1 loses Galera's link alone, and decisions are paused: leases end with the flow of commits, so dc1 is closed when it becomes Primary alone", () => {
+    const stage = new Stage({ weights: HEAVY_3_2 });
+    demandGrantWhenSolo(stage);
+    stage.order({ verb: "pause", parameters: { who: "operator", why: "scenario" } });
+    stage.until("decisions are paused", () => stage.store.paused !== null);
+    stage.cutSites("galera");
+    stage.until("Galera leaves dc1 Primary alone", () => stage.view("a1").length === 3);
+    expect(stage.serving()).toEqual([]);
+    stage.run(5000);
+    expect(stage.grant).toBeNull();
+    stage.order({ verb: "resume", parameters: { who: "operator", why: "scenario", rearm: false } });
+    stage.until("decisions go on", () => stage.store.paused === null);
     stage.endsWell();
   });
 
@@ -269,14 +309,18 @@ describe("holes of earlier rules", () => {
   });
 
   for (const seed of [1, 2, 3])
-    test(`H9: b2 is back in the view and still receiving when dc1 dies: dc2 goes on by b1, and lacks nothing (seed ${seed})`, () => {
+    test(`H9: b2 is back in the view and still receiving when dc1 dies: dc2 is not promoted with it, and nothing is lost (seed ${seed})`, () => {
       const stage = new Stage({ seed, galera: { istLiveMs: [12_000, 12_001] } });
       stage.cut(["b2"], ["a1", "a2", "b1"], { net: "galera" });
       stage.until("the rest goes on", () => stage.view("b1").length === 3);
       stage.heal();
       stage.until("b2 is in the view again", () => stage.view("b1").length === 4);
       stage.run(2000);
+      expect(stage.world.galera.procs[stage.node("b2")]?.transfer).not.toBeNull();
       stage.powerOff(stage.of("dc1"));
+      stage.always("dc2 is not promoted with a member that lacks commits", () => {
+        return stage.grant?.segment !== "dc2";
+      });
       stage.always("b2 serves nothing while it receives", () => {
         const proc = stage.world.galera.procs[stage.node("b2")] ?? null;
         return proc?.transfer == null || !stage.serves("b2");
@@ -449,6 +493,29 @@ describe("holes of earlier rules", () => {
     });
     stage.until("dc2 serves", () => stage.servesAlone("dc2"));
     expect(stage.store.epoch).toBeGreaterThan(1);
+    stage.endsWell();
+  });
+
+  test("H20: a second arbitrator with a store of its own takes the first one's place: servers that have heard of an epoch obey it in nothing, it only observes", () => {
+    const stage = new Stage();
+    stage.cutSites();
+    stage.until("dc1 serves alone", () => stage.servesAlone("dc1"));
+    stage.heal();
+    stage.until("the epoch is closed", () => stage.grant === null, 60_000);
+    const first = stage.store;
+    stage.world.crashArbitrator(500);
+    stage.world.arbiter.disk.durable = newDurable(stage.world.config, "store-second");
+    stage.world.watch.storeSpoiled();
+    stage.run(10_000);
+    stage.powerOff(stage.of("dc1"));
+    stage.run(20_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.verdict("dc2").rule).toBe("store.trusted");
+    // The first one is put back: what it decides counts.
+    stage.world.crashArbitrator(500);
+    stage.world.arbiter.disk.durable = first;
+    stage.world.watch.storeSpoiled();
+    stage.until("dc2 serves", () => stage.servesAlone("dc2"), 60_000);
     stage.endsWell();
   });
 

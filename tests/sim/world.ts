@@ -59,6 +59,8 @@ export interface WorldPlan {
   readonly interMs: number;
   /** Share of messages that pass through the codec. */
   readonly codecShare: number;
+  /** A guard runs beside each server of a heavy segment. @default false */
+  readonly guards?: boolean;
   /** How long everybody has been running when it begins, so that what is outwaited is over. @default 0 */
   readonly ageMs?: number;
   readonly record: boolean;
@@ -280,6 +282,8 @@ interface Server {
   restart: Planned | null;
   probe: { readonly startedAt: number } | null;
   pid: number;
+  /** Until when its guard lets mariadbd live, on the host's clock; null: for ever. */
+  guardAt: number | null;
 }
 
 interface Arbiter {
@@ -350,6 +354,7 @@ export class World {
         restart: null,
         probe: null,
         pid: 0,
+        guardAt: null,
       });
     this.arbiter = {
       id: arbitrator.id,
@@ -628,6 +633,7 @@ export class World {
       url: this.config.urlById.get(self.id) ?? "",
       minderVersion: "sim",
       durable: disk.durable,
+      guards: this.#plan.guards === true,
     });
     const room = mailroom<DbServerState, DbServerEvent, DbServerEffect>({
       self: self.id,
@@ -813,7 +819,12 @@ export class World {
         process.after(1, () => process.deliver({ on: "aside", found: [], error: null }));
         return;
       case "guard":
-        // Its processes have no guards: heavy segments are judged as without.
+        // Without guards in the plan the core never asks: heavy segments are judged as without.
+        server.guardAt = effect.wanted ? effect.killAt : null;
+        this.#guard(server);
+        process.after(random.between(1, 20), () =>
+          process.deliver({ on: "guarded", alive: effect.wanted }),
+        );
         return;
       case "kill":
         this.note(`${server.config.name}: kill, ${effect.because}`);
@@ -866,6 +877,18 @@ export class World {
       default:
         unreachable(effect);
     }
+  }
+
+  /** The guard outlives its watchdog: it kills mariadbd at the deadline that it was told last. */
+  #guard(server: Server): void {
+    const { guardAt, host, node } = server;
+    if (guardAt === null) return;
+    const waitMs = host.suspended ? 100 : host.trueAt(guardAt) - this.schedule.now;
+    this.schedule.after(Math.max(1, waitMs), () => {
+      if (server.guardAt !== guardAt) return;
+      if (host.suspended || host.local(this.schedule.now) < guardAt) this.#guard(server);
+      else this.galera.kill(node, "killed by its guard");
+    });
   }
 
   #fence(server: Server, until: number, done: (error: string | null) => void): void {
@@ -964,6 +987,7 @@ export class World {
     if (server === undefined) return;
     this.note(`${server.config.name}: mariadbd ended: ${because}`);
     server.probe = null;
+    server.guardAt = null;
     this.#tellProcess(server);
     this.watch.ended(node, because);
   }

@@ -27,6 +27,8 @@ export interface StageOptions {
   readonly interMs?: number;
   /** @default 40 */
   readonly writeEveryMs?: number;
+  /** A guard beside each server of a heavy segment. @default false */
+  readonly guards?: boolean;
   readonly record?: boolean;
 }
 
@@ -72,6 +74,7 @@ export class Stage {
       intraMs: 0.3,
       interMs: this.#interMs,
       codecShare: 0.002,
+      guards: options.guards ?? false,
       record: options.record ?? false,
     });
     const { watch } = this.world;
