@@ -4,9 +4,15 @@ import { createInterface } from "node:readline/promises";
 import { configPath, loadConfigFile, parseArguments, runScript, UsageError } from "../lib/cli.ts";
 import { restamp } from "../lib/config_store.ts";
 import { type ConfigDbOptions, openConfigDb } from "../lib/effects/config_db.ts";
-import { parseDocument, readConfigText } from "../lib/effects/config_file.ts";
+import { readConfigText } from "../lib/effects/config_file.ts";
 import { dbOptions } from "../lib/effects/config_source.ts";
-import { differences, findVersion, historyLine, pushConfig } from "../lib/run/config_admin.ts";
+import {
+  checkDocument,
+  differences,
+  findVersion,
+  historyLine,
+  pushConfig,
+} from "../lib/run/config_admin.ts";
 
 const USAGE = `
 Usage: config.ts [--config FILE] [--address ADDRESS] [--user NAME] [--password-file FILE] WORD
@@ -116,7 +122,7 @@ async function databaseOf(values: Values): Promise<ConfigDbOptions> {
 }
 
 async function validate(path: string): Promise<number> {
-  const { config } = parseDocument(await readConfigText(path), path, null);
+  const { config } = checkDocument(await readConfigText(path), path);
   for (const warning of config.warnings) console.log(`warning: ${warning}`);
   console.log(`${path}: good, ${config.servers.length} servers, version ${config.version}`);
   return 0;

@@ -85,7 +85,8 @@ export async function newestDocument(
     if (performance.now() > deadline) break;
     let db: ConfigDb | null = null;
     try {
-      db = await openConfigDb({ ...dbOptions(node), addresses: [address] });
+      const timeoutMs = Math.min(ADDRESS_MS, boundMs);
+      db = await openConfigDb({ ...dbOptions(node), addresses: [address], timeoutMs });
       const newest = await db.newest();
       if (newest.version === null) throw new MinderError(`${address}: no config was pushed yet`);
       if (best === null || newest.version > best.document.mark.version) {

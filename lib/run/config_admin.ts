@@ -29,6 +29,19 @@ export function differences(from: ConfigDocument, to: ConfigDocument): readonly 
   ];
 }
 
+/** A document out of a person's hands. @throws UsageError with every problem in it */
+export function checkDocument(text: string, where: string): ConfigDocument {
+  try {
+    return parseDocument(text, where, null);
+  } catch (error) {
+    if (!(error instanceof MinderError)) throw error;
+    throw new UsageError(error.message, {
+      where: error.where ?? where,
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+    });
+  }
+}
+
 export interface PushRequest {
   readonly author: string;
   readonly note: string;
@@ -49,7 +62,7 @@ export async function pushConfig(
   request: PushRequest,
 ): Promise<number> {
   const { author, note, agreed, say } = request;
-  const next = parseDocument(text, "the document to be pushed", null);
+  const next = checkDocument(text, "the document to be pushed");
   const base = next.mark.version;
   const newest = (await db.newest()).version;
   if (newest !== null) {
@@ -71,7 +84,7 @@ export async function pushConfig(
       });
     }
     // What is stored must read as what was shown.
-    parseDocument(restamp(text, newest + 1) ?? text, "the document to be pushed", null);
+    checkDocument(restamp(text, newest + 1) ?? text, "the document to be pushed");
   }
   for (const warning of next.config.warnings) say(`  warning: ${warning}`);
   if (!(await agreed())) return 1;

@@ -31,6 +31,8 @@ const POLL_FOLLOWER_MS = 15_000;
 const AGAIN_MS = 500;
 /** At a start, the database may take so long over all before the local copy is used. */
 const START_MS = 4_000;
+/** With a copy at hand: a watchdog must be back at its server soon, and asks again later anyway. */
+const START_WITH_COPY_MS = 1_000;
 
 export interface ConfigKeeper {
   readonly id: PartyId;
@@ -127,7 +129,8 @@ class Keeper implements ConfigKeeper {
       copy.is === "corrupt" ? copy.because : found instanceof MinderError ? found.message : null;
     const kept = found instanceof MinderError ? null : found;
     const known = kept === null ? null : (kept.shelf.held ?? kept.shelf.active);
-    const asked = await newestDocument(own, { boundMs: START_MS, wanted: 0, known });
+    const boundMs = kept === null ? START_MS : START_WITH_COPY_MS;
+    const asked = await newestDocument(own, { boundMs, wanted: 0, known });
     if ("error" in asked && kept === null) {
       const trouble = damaged === null ? "there is none" : `it cannot be used: ${damaged}`;
       throw new MinderError(`Cannot find a config: ${asked.error}`, {
