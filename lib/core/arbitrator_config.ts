@@ -131,7 +131,7 @@ function follow(turn: Turn): void {
   const { state, now } = turn;
   const { former, mark, durable } = state;
   if (former === null || mark === null) return;
-  const left = stragglers(state);
+  const left = stragglers(state, now);
   if (left.length > 0) {
     set(turn, { followedAt: Number.POSITIVE_INFINITY });
     return;
@@ -161,22 +161,24 @@ export function formerUntil(state: ArbitratorState): Millis {
 
 /**
  * Servers of the rules before that have not followed. Whoever once has stays with it: the document is
- * on its disk. One that is no longer in the config has followed when its mariadbd is down.
+ * on its disk. One that is no longer in the config has followed when its mariadbd is down. One that is
+ * silent and retired is not waited for: nobody who has followed vouches for it.
  */
-function stragglers(state: ArbitratorState): readonly DbServerConfig[] {
+function stragglers(state: ArbitratorState, now: Millis): readonly DbServerConfig[] {
   const { former, mark, heard, durable, config } = state;
   return (former?.config.servers ?? []).filter((server) => {
-    const report = heard.get(server.id)?.report;
-    if (report === undefined) return !durable.retired.includes(server.id);
+    const { report, at } = heard.get(server.id) ?? { at: Number.NEGATIVE_INFINITY };
+    if (durable.retired.includes(server.id) && now - at > config.timing.suspectMs) return false;
+    if (report === undefined) return true;
     if (report.config?.active.rules !== mark?.rules) return true;
     return !config.serverById.has(server.id) && report.running !== "down";
   });
 }
 
 /** What a person should know of the config, in words; empty if it is settled. */
-export function configWarnings(state: ArbitratorState): readonly string[] {
+export function configWarnings(state: ArbitratorState, now: Millis): readonly string[] {
   const { offered, mark, former, configWait } = state;
-  const behind = stragglers(state).map(({ name }) => name);
+  const behind = stragglers(state, now).map(({ name }) => name);
   return [
     ...(offered === null
       ? []

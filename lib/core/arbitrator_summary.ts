@@ -64,7 +64,7 @@ export function summarize(state: ArbitratorState, now: Millis): Summary {
     warnings: [
       ...doubts,
       ...(state.eventLog === null ? [] : [clip(`the event log: ${state.eventLog}`)]),
-      ...configWarnings(state).map(clip),
+      ...configWarnings(state, now).map(clip),
       ...config.warnings,
     ],
   };

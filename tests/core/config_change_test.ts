@@ -218,6 +218,18 @@ describe("while the rules before still have a say", () => {
     expect(story.logged()).toContain("config_settled");
   });
 
+  test("a server that never returns is not waited for once a person has retired it", () => {
+    const story = changing(QUICK);
+    for (let round = 0; round < 2; round++) {
+      story.pass(60_000);
+      story.reports(["a1", "a2", "b1"], { config: documents(QUICK) });
+    }
+    expect(story.state.former?.mark.version).toBe(1);
+    story.person({ verb: "retire", parameters: { node: "b2", who: "eve", why: "" } });
+    story.pass(ONE.config.outwaitMs);
+    expect(story.state.former).toBeNull();
+  });
+
   test("no further document comes in force", () => {
     const story = changing(QUICK);
     story.give({ on: "config", ...QUICK, held: marked(3, "a1 a2 b1 b2 a3") });
