@@ -4,7 +4,7 @@
  * worker of the arbitrator, and in scripts that read.
  */
 import { Database, type SQLQueryBindings } from "bun:sqlite";
-import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { MinderError } from "../errors.ts";
 
@@ -108,6 +108,8 @@ function isDamage(error: unknown): boolean {
 function openSound(path: string, limits: EventLimits): Database {
   const database = new Database(path, { create: true, readwrite: true });
   try {
+    // Names and reasons are nobody else's business; its journal takes after it.
+    chmodSync(path, 0o600);
     database.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
     database.run("PRAGMA auto_vacuum = INCREMENTAL");
     database.run("PRAGMA journal_mode = WAL");

@@ -61,7 +61,8 @@ function opened(path: string, more: Partial<Parameters<typeof openEventLog>[0]> 
 
 describe("openEventStore()", () => {
   test("gives back what was appended, in order, from a moment on, the newest first to stay", () => {
-    const store = openEventStore(freshPath(), LIMITS);
+    const path = freshPath();
+    const store = openEventStore(path, LIMITS);
     store.append([
       row("one", "2026-01-01T00:00:00.000Z"),
       row("two", "2026-01-02T00:00:00.000Z"),
@@ -79,6 +80,7 @@ describe("openEventStore()", () => {
       epoch: 3,
       fields: '{"rule":"promote"}',
     });
+    for (const end of ["", "-wal"]) expect(statSync(`${path}${end}`).mode & 0o777).toBe(0o600);
     store.close();
   });
 

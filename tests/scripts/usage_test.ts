@@ -26,7 +26,8 @@ function configWith(name: string, from: string, to: string): string {
 }
 
 describe("each program", () => {
-  for (const script of ["arbitrator", "server", "client", "minder", "status", "command", "demo"]) {
+  const all = ["arbitrator", "server", "client", "minder", "status", "command", "demo"];
+  for (const script of [...all, "history", "what_if"]) {
     test(`${script} explains itself with --help`, () => {
       const { code, out } = run(script, "--help");
       expect(code).toBe(0);
@@ -34,7 +35,15 @@ describe("each program", () => {
     });
   }
 
-  for (const script of ["arbitrator", "server", "client", "minder", "command"]) {
+  for (const script of [
+    "arbitrator",
+    "server",
+    "client",
+    "minder",
+    "command",
+    "history",
+    "what_if",
+  ]) {
     test(`${script} refuses an unknown option with exit code 2`, () => {
       const { code, err } = run(script, "--bogus");
       expect(code).toBe(EXIT_USAGE);
@@ -100,6 +109,16 @@ describe("command", () => {
       'host = "127.0.0.1"',
     );
     expect(run("command", "--config", config, "pause").code).toBe(EXIT_FAILED);
+  });
+});
+
+describe("what_if", () => {
+  test("refuses what is no fault with the faults that there are, and exit code 2", () => {
+    for (const words of [[], ["db1"], ["db9-down"], ["link-down", "db1-down"]]) {
+      const { code, err } = run("what_if", "--config", EXAMPLE, ...words);
+      expect([words, code]).toEqual([words, words[0] === "db1" ? EXIT_FAILED : EXIT_USAGE]);
+      expect(err).toStartWith("error: ");
+    }
   });
 });
 

@@ -632,7 +632,10 @@ class Trouble {
     else if (p < 0.5) world.order({ verb: "retire", parameters: { ...signed, node } }, from);
     else if (p < 0.6) world.order({ verb: "restore", parameters: { ...signed, node } }, from);
     else if (p < 0.7) world.order({ verb: "drain", parameters: { ...signed, node } }, from);
-    else {
+    else if (p < 0.78) {
+      const segment = q < 0.1 ? null : q < 0.55 ? "dc1" : "dc2";
+      world.order({ verb: "switchover", parameters: { ...signed, segment } }, from);
+    } else {
       const segment = q < 0.5 ? "dc1" : "dc2";
       const allowDataLoss = p > 0.95;
       const word = { force: allowDataLoss, acceptedLoss: null };
