@@ -487,6 +487,7 @@ class Sketch {
       fenced: up ? !right : true,
       probe: !up || !primary ? "off" : hangs ? "hanging" : "flowing",
       evsState: hangs ? "GATHER" : node.report.evsState,
+      silent: this.#unheardBy(node),
       pollAgeMs: 0,
     };
     this.#asking = node;
@@ -498,6 +499,16 @@ class Sketch {
       ticket,
     });
     this.#asking = null;
+  }
+
+  /** Servers whose watchdogs its own watchdog misses, where it would say so. */
+  #unheardBy(node: Node): readonly PartyId[] {
+    const { evict, timing } = this.#config;
+    if (evict !== "full" || this.#now - this.#start < timing.suspectMs) return [];
+    const cut = this.#fault.is === "link_down";
+    return this.#nodes
+      .filter(({ speaks, config }) => !speaks || (cut && config.segment !== node.config.segment))
+      .map(({ config }) => config.id);
   }
 
   /** A door that is open stays open under a promise; one that is shut opens under one. */
@@ -611,14 +622,21 @@ class Sketch {
         });
         return;
       }
-      case "evict":
-        this.#say(`${node.config.name} is told to exclude the lost ones at once`);
+      case "evict": {
+        const { epoch, grant } = body.parameters;
+        this.#say(`${node.config.name} is told to exclude the missing at once`);
         this.#later(EVICT_MS, () => {
           const part = this.#viewOf(node);
+          const epochServed = grant === null ? node.report.epochServed : epoch;
+          const epochSeen = Math.max(node.report.epochSeen, epoch);
+          node.report = { ...node.report, epochSeen, epochServed };
+          // All of them are told in the same step; where all missing members are excluded what is left
+          // is Primary whatever its weight (measured).
           if (part.some(({ stalledAt }) => stalledAt !== null)) this.#enter(part, true, true);
           this.#answer(effect, node, "ok");
         });
         return;
+      }
       case "bootstrap":
       case "start":
       case "reseed":

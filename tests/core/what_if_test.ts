@@ -126,6 +126,22 @@ describe("forecast()", () => {
     expect(tuned).toBeLessThan(3_500);
   });
 
+  test("where silent servers are evicted it takes less than Galera's own detection", () => {
+    const config = coreCluster({ evict: "full" });
+    for (const [word, serving] of [
+      ["dc1-down", ["dc2"]],
+      ["link-down", ["dc1"]],
+      ["a1-down", ["dc1", "dc2"]],
+    ] as const) {
+      const found = ask(fresh({ config }), word);
+      expect([word, found.serving]).toEqual([word, [...serving]]);
+      const [least, , most] = found.stopMs ?? [0, 0, 0];
+      expect([word, least]).toEqual([word, most]);
+      expect(most).toBeGreaterThan(2_000);
+      expect(most).toBeLessThan(3_500);
+    }
+  });
+
   test("an arbitrator that has just started adds what is left of its outwait", () => {
     const story = calmArbitrator({ armed: false });
     story.reports(ALL);
