@@ -43,6 +43,10 @@ export const CHALLENGES_MAX = 256;
 export const CHALLENGE_MAX_MS = 10_000;
 /** A first attempt that fails at once is followed after this. */
 export const QUICK_RETRY_MS = 100;
+/** A client minder that has not answered so many posts in a row is away: there may be hundreds. */
+export const AWAY_FAILURES = 3;
+/** One that is away is told this often, and at once when it speaks: it asks as soon as it starts. */
+export const AWAY_MS = 10_000;
 /** A post and the wait for a reply last so many ack timeouts: a late reply still tells something. */
 export const PATIENCE_ACK_TIMEOUTS = 2;
 
@@ -150,6 +154,8 @@ export interface Correspondent {
   readonly heardAt: Millis | null;
   readonly answeredAt: Millis | null;
   readonly lastError: string | null;
+  /** Posts that have failed since it last spoke or answered. */
+  readonly failures: number;
 }
 
 interface Flight {
@@ -373,12 +379,14 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     }
     const correspondent = correspondentOf(work, effect.to);
     const seq = correspondent.seq + 1;
+    const waiting = correspondent.outbox.find((one) => one.body.verb === body.verb);
     const outgoing: Outgoing = {
       seq,
       body,
       sentAt: work.now,
       expiresAt: work.now + effect.expiresMs,
-      dueAt: work.now,
+      // What an absent peer will hear first is the newest state, but not sooner.
+      dueAt: waiting !== undefined && isAway(effect.to, correspondent) ? waiting.dueAt : work.now,
       attempts: 0,
       repeats: 0,
       handshakes: 0,
@@ -417,9 +425,8 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       verb,
       parameters,
     } as Message;
-    // Client minders that are away may be hundreds, and each is told anew before long.
-    const away = partyType(peer) === "dbclient" && correspondent.lastError !== null;
-    const waitMs = outgoing.repeats === 0 && !away ? ackTimeoutMs : resendMs;
+    const repeatMs = outgoing.repeats === 0 ? ackTimeoutMs : resendMs;
+    const waitMs = isAway(peer, correspondent) ? AWAY_MS : repeatMs;
     const next: Outgoing = {
       ...outgoing,
       attempts: outgoing.attempts + 1,
@@ -458,9 +465,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     ownFlights(work).splice(index, 1);
     const { result } = event;
     if (!("status" in result)) {
-      const first = correspondentOf(work, flight.peer).lastError === null;
+      const { failures } = correspondentOf(work, flight.peer);
       failed(work, flight, "post.failed", result.error);
-      if (first) hurry(work, flight);
+      if (failures === 0) hurry(work, flight);
     } else if ("message" in result) answered(work, flight, result.status, result.message);
     else if (result.status === 410) superseded(work, flight, result.reason);
     else failed(work, flight, `post.status_${result.status}`, result.error);
@@ -470,7 +477,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   /** The message stays in the outbox: its next attempt is due anyway. */
   function failed(work: Work<S, F>, flight: Flight, counter: string, error: string): void {
     count(work, counter);
-    if (!flight.answered) change(work, flight.peer, { lastError: error });
+    if (flight.answered) return;
+    const failures = correspondentOf(work, flight.peer).failures + 1;
+    change(work, flight.peer, { lastError: error, failures });
   }
 
   /**
@@ -506,7 +515,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       }
       settle(work, flight);
       work.configVersionHeard = Math.max(work.configVersionHeard, message.configVersion);
-      change(work, peer, { answeredAt: work.now, lastError: null });
+      change(work, peer, { answeredAt: work.now, lastError: null, failures: 0 });
       const { verb, parameters } = message;
       const event: Answered = {
         on: "answered",
@@ -625,9 +634,18 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
           heardAt: work.now,
           url: reportedUrl(message, correspondent.url),
         });
+        if (isAway(peer, correspondent)) isBack(work, peer);
         if (last !== undefined) dropTicketIfIdle(work, last.ticket);
       });
     }
+  }
+
+  /** A client minder that was away speaks: what waits for it goes out now. */
+  function isBack(work: Work<S, F>, peer: PartyId): void {
+    const { outbox } = correspondentOf(work, peer);
+    const due = outbox.map((one) => ({ ...one, dueAt: Math.min(one.dueAt, work.now) }));
+    change(work, peer, { failures: 0, outbox: due });
+    pump(work, peer);
   }
 
   /** A session that has proven itself replaces the one before it. */
@@ -896,6 +914,7 @@ const STRANGER = {
   heardAt: null,
   answeredAt: null,
   lastError: null,
+  failures: 0,
 } as const satisfies Omit<Correspondent, "id">;
 
 /** A notification is only a hint, and a question changes nothing: a repeat of either does no harm. */
@@ -978,6 +997,10 @@ function isSend(effect: { readonly do: string }): effect is Send<Role> {
 
 function isReply(effect: { readonly do: string }): effect is Reply<Role> {
   return effect.do === "reply";
+}
+
+function isAway(peer: PartyId, { failures }: Correspondent): boolean {
+  return failures >= AWAY_FAILURES && partyType(peer) === "dbclient";
 }
 
 /** What `GET /status` shows of the mail. */

@@ -252,6 +252,44 @@ describe("sending", () => {
     expect(server.dueAt()).toBe(QUICK_RETRY_MS + 3000);
   });
 
+  test("tells a client minder that is away the newest every 10 s, and at once when it speaks", () => {
+    const server = new Party("dbserver.1");
+    const client = new Party("dbclient.1", { answer: ACK });
+    const told: (readonly [Millis, unknown])[] = [];
+    let number = 0;
+    const fail = (sent: readonly Post[]): void => {
+      for (const post of sent) {
+        const { parameters } = post.message as Message & typeof REPORT;
+        told.push([server.now, parameters.reportNumber]);
+        server.posted(post, { error: "refused" });
+      }
+    };
+    for (let at = 0; at < 40_000; at += 500) {
+      fail(posts(server.moveTo(at)));
+      fail(server.send("dbclient.1", report(++number)));
+    }
+    // At first each report, and the first once more; then three have failed.
+    expect(told.slice(0, 3).map(([, report]) => report)).toEqual([1, 1, 2]);
+    const away = told.slice(3);
+    expect(away.map(([at]) => at)).toEqual([1500, 11_500, 21_500, 31_500]);
+    // What waits is told when it is due, just before the next one is made.
+    expect(away.map(([, report]) => report)).toEqual([3, 23, 43, 63]);
+    const asked = only(
+      client.send("dbserver.1", only([...(SAMPLES["dbclient>dbserver"] ?? [])].slice(0, 1))),
+    );
+    const hello = only(responds(server.arrived(asked.message)));
+    expect(hello.status).toBe(409);
+    const again = only(
+      posts(client.posted(asked, { status: 409, message: hello.message as Message })),
+    );
+    const newest = only(posts(server.arrived(again.message)));
+    expect(newest.message.parameters).toMatchObject({ reportNumber: number });
+    server.posted(newest, { error: "one is lost" });
+    // It has spoken: from now on it is told as ever.
+    server.now += 500;
+    expect(server.send("dbclient.1", report(++number))).toHaveLength(1);
+  });
+
   test("replaces an older message of the same verb, at once, and resends only the newer", () => {
     const server = greeted();
     const old = only(server.send("arbitrator.1", report(1)));

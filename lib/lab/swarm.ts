@@ -3,7 +3,12 @@
  * told to, and client minders whose balancers are tables in memory. For measuring what a large
  * cluster's reports cost and how soon a change is right everywhere.
  */
-import { type ClusterConfig, checkClusterConfig, type DbClientConfig } from "../cluster_config.ts";
+import {
+  type ClusterConfig,
+  checkClusterConfig,
+  type DbClientConfig,
+  type DbServerConfig,
+} from "../cluster_config.ts";
 import type { CommonEffect, CommonEvent, Millis, Step } from "../core/core.ts";
 import {
   type DbClientEffect,
@@ -122,7 +127,7 @@ export function startPeers(config: ClusterConfig, share: Share): ReadonlyMap<str
           dueAt: ({ dueAt: at }) => at,
         },
         initial: {
-          report: reportOf(config, { members: [...members], fingerprint }),
+          report: reportOf(config, { members: [...members], fingerprint, url: urlOf(server) }),
           // Spread over the interval, as processes are that were started one by one.
           dueAt: clock.now() + (config.timing.reportIntervalMs * index) / config.servers.length,
         },
@@ -164,11 +169,17 @@ function stepPeer(
   };
 }
 
-function reportOf(config: ClusterConfig, view: Pick<Report, "members" | "fingerprint">): Report {
+function urlOf({ host, port }: DbServerConfig): string {
+  return `http://${host}:${port}`;
+}
+
+function reportOf(
+  config: ClusterConfig,
+  view: Pick<Report, "members" | "fingerprint" | "url">,
+): Report {
   return {
     ...view,
     reportNumber: 0,
-    url: "http://127.0.0.1",
     running: "up",
     serving: "on",
     primary: "yes",

@@ -16,6 +16,7 @@ import { type Minded, openMinded } from "../../lib/lab/minded.ts";
 import { namespacesImpossible } from "../../lib/lab/network.ts";
 import { missingNeeds } from "../../lib/lab/setup.ts";
 import { HAPROXY } from "../support/haproxy.ts";
+import { median, Pace } from "../support/pace.ts";
 import { say, WatchedLab } from "../support/watched_lab.ts";
 
 const unable = namespacesImpossible() !== null || missingNeeds().length > 0;
@@ -23,13 +24,19 @@ const LAB = process.env["GM_TEST_LAB"] ?? "test-clients";
 const TEST_MS = 60_000;
 /** Sessions to a drained server are cut after this on app2; on app1 never. */
 const CUT_MS = 1_000;
+/** Calm is looked at for about as long as the change. */
+const CALM_MS = 2_000;
 /**
- * Outer bounds, wide enough for a machine that is busy with something else: the figures themselves are
- * printed, and `just race-balancers` and `just bench-clients` are where they are judged.
+ * The bounds of a calm machine. On a busy one each figure is held to a few times of what the same
+ * machine, in the same run, does to something that nothing happens to; both are printed.
  */
-const GAP_MAX_MS = 500;
-const WEIGHT_MAX_MS = 250;
-const CRASH_MAX_MS = 2_000;
+const GAP_MAX_MS = 50;
+const GAP_TIMES = 3;
+const WEIGHT_MAX_MS = 20;
+/** A message, a pass of three round trips, and two lines of a log, each in another process. */
+const WEIGHT_TIMES = 20;
+const CRASH_MAX_MS = 100;
+const CRASH_TIMES = 10;
 /** For so long new connections are watched after a crash; the last second may still be under way. */
 const DOOR_MS = 3_000;
 
@@ -49,6 +56,20 @@ beforeAll(async () => {
 afterAll(async () => {
   if (!unable) await watched.down();
 }, TEST_MS);
+
+/** Longest stretch without an acknowledged row of each of these writers, in a window. */
+function longestGaps(
+  names: readonly string[],
+  fromMs: number,
+  toMs: number,
+): Readonly<Record<string, number>> {
+  return Object.fromEntries(
+    names.map((name) => {
+      const gap = longestGap(minded.lab.journal(name), fromMs, toMs);
+      return [name, Math.round(gap?.lengthMs ?? Number.POSITIVE_INFINITY)];
+    }),
+  );
+}
 
 /** Starts a writer through the balancer of that host and waits for its first row. */
 async function write(
@@ -77,6 +98,15 @@ function since(name: string, atMs: number): readonly Attempt[] {
 
 function failed(attempts: readonly Attempt[]): readonly Attempt[] {
   return attempts.filter(({ outcome }) => outcome !== "acknowledged");
+}
+
+/** What a person on that host is shown of its balancer. */
+function shown(host: string): string {
+  const script = join(import.meta.dir, "../../scripts/status.ts");
+  const words = ["--config", minded.configPath, "--here"];
+  const enter = minded.lab.network.enter(host);
+  const done = Bun.spawnSync([...enter, process.execPath, script, ...words], { timeout: 5_000 });
+  return done.stdout.toString() + done.stderr.toString();
 }
 
 async function order(verb: "drain" | "undrain", node: string): Promise<void> {
@@ -176,10 +206,10 @@ describe.skipIf(unable)("balancers that are minded", () => {
       await write("app2", "cut");
       const writer = lastServer("short") ?? "";
       expect([lastServer("pooled"), lastServer("cut")]).toEqual([writer, writer]);
-      // What this machine does to a writer that nothing happens to.
+      // What this machine does to writers that nothing happens to.
       const calmFrom = wallMs();
-      await Bun.sleep(1_000);
-      const calm = longestGap(minded.lab.journal("pooled"), calmFrom, wallMs())?.lengthMs ?? 0;
+      await Bun.sleep(CALM_MS);
+      const calm = longestGaps(["pooled", "short", "cut"], calmFrom, wallMs());
       const at = wallMs();
       await order("drain", writer);
       await until("the cut writer has moved", () => lastServer("cut") !== writer, {
@@ -190,15 +220,17 @@ describe.skipIf(unable)("balancers that are minded", () => {
       });
       const elsewhere = since("short", at).find(({ server }) => server !== writer);
       const end = wallMs();
-      const gaps = Object.fromEntries(
-        ["pooled", "short", "cut"].map((name) => {
-          const gap = longestGap(minded.lab.journal(name), at, end - 100);
-          return [name, Math.round(gap?.lengthMs ?? Number.POSITIVE_INFINITY)];
-        }),
-      );
+      const gaps = longestGaps(["pooled", "short", "cut"], at, end - 100);
       say(
         `drain: new sessions elsewhere after ${Math.round((elsewhere?.startMs ?? 0) - at)} ms, ` +
-          `longest gaps in ms ${JSON.stringify(gaps)}, ${Math.round(calm)} in calm`,
+          `longest gaps in ms ${JSON.stringify(gaps)}, in calm ${JSON.stringify(calm)}`,
+      );
+      // Its sessions are counted down where they may stay, and gone where their time is over.
+      expect(shown("app1")).toMatch(
+        new RegExp(`^${writer} +drain +drain +[4-9] .*, its sessions end in their own time$`, "m"),
+      );
+      expect(shown("app2")).toMatch(
+        new RegExp(`^${writer} +drain +drain +0 .*no session is left$`, "m"),
       );
       // No cut, no error: in use or idle, their sessions are as they were.
       for (const name of ["pooled", "idle1", "idle2", "idle3"]) {
@@ -209,11 +241,11 @@ describe.skipIf(unable)("balancers that are minded", () => {
       // The cut one has lost at most the row that was under way, and went on at its first retry.
       const retried = failed(since("cut", at));
       expect(retried.length).toBeLessThanOrEqual(1);
-      for (const name of ["pooled", "short", "cut"]) {
-        expect(gaps[name] ?? Number.POSITIVE_INFINITY).toBeLessThanOrEqual(
-          Math.max(GAP_MAX_MS, 3 * calm),
-        );
-      }
+      // The pooled one goes on as before: what it met was the machine's doing.
+      const reference = Math.max(...Object.values(calm), gaps["pooled"] ?? 0);
+      expect(Math.max(...Object.values(gaps))).toBeLessThanOrEqual(
+        Math.max(GAP_MAX_MS, GAP_TIMES * reference),
+      );
       const moved = lastServer("short");
       await order("undrain", writer);
       await Bun.sleep(1_500);
@@ -227,8 +259,9 @@ describe.skipIf(unable)("balancers that are minded", () => {
   );
 
   test(
-    "from the watchdog's knowledge to the balancer's changed weight: the median of 50 is printed and bounded",
+    "from the watchdog's knowledge to the balancer's changed weight: the median of 50 is under 20 ms",
     async () => {
+      await using pace = await Pace.start();
       await write("app1", "mover", { sessionPerRow: true, intervalMs: 20 });
       const took: number[] = [];
       for (let index = 0; index < 50; index++) {
@@ -246,6 +279,7 @@ describe.skipIf(unable)("balancers that are minded", () => {
         });
         const [known = 0] = times(writer, "draining", at);
         took.push((changed() ?? 0) - known);
+        await pace.trip();
         await order("undrain", writer);
         await until("it is undrained", () => times(writer, "drain_ended", at).length > 0, {
           timeoutMs: 3_000,
@@ -254,20 +288,25 @@ describe.skipIf(unable)("balancers that are minded", () => {
       }
       await endWriters();
       took.sort((a, b) => a - b);
-      say(`knowledge to weight, ms: median ${took[25]}, 90% ${took[45]}, worst ${took[49]}`);
-      expect(took[25]).toBeLessThan(WEIGHT_MAX_MS);
+      say(
+        `knowledge to weight, ms: median ${took[25]}, 90% ${took[45]}, worst ${took[49]}; ` +
+          `three plain round trips ${pace.medianMs.toFixed(1)}`,
+      );
+      expect(took[25]).toBeLessThan(pace.boundMs(WEIGHT_MAX_MS, WEIGHT_TIMES));
     },
     TEST_MS,
   );
 
   test(
-    "after a crash of the writer new connections go elsewhere, how soon is printed and bounded",
+    "after a crash of the writer new connections go elsewhere within 100 ms",
     async () => {
       await write("app1", "after", { sessionPerRow: true });
       writers.push(minded.lab.startKnocking("app1", { name: "door" }));
       const knocks = () => readKnocks(minded.lab.knocksFile("door"));
       await until("connections are made", () => knocks().length > 20, { timeoutMs: 5_000 });
       const server = lastServer("after") ?? "";
+      // How long a new connection takes on this machine while nothing happens.
+      const calm = median(knocks().map(({ startMs, endMs }) => endMs - startMs));
       const fromMs = wallMs();
       process.kill(watched.pid(server), "SIGKILL");
       await until("it was seen for a while", () => wallMs() - fromMs > DOOR_MS, {
@@ -279,10 +318,13 @@ describe.skipIf(unable)("balancers that are minded", () => {
       say(
         `crash: the last connection that failed began after ${Math.round(door.lastBadMs)} ms, ` +
           `the first one elsewhere was open after ${Math.round(door.firstGoodMs)} ms, ` +
-          `${door.bad} of ${door.attempts} failed; ${Math.round(gap?.lengthMs ?? 0)} ms without a row`,
+          `${door.bad} of ${door.attempts} failed; ${Math.round(gap?.lengthMs ?? 0)} ms without a row; ` +
+          `in calm a connection takes ${calm.toFixed(1)} ms`,
       );
-      expect(door.lastBadMs).toBeLessThan(CRASH_MAX_MS);
-      expect(door.firstGoodMs).toBeLessThan(CRASH_MAX_MS);
+      const bound = Math.max(CRASH_MAX_MS, CRASH_TIMES * calm);
+      expect(door.lastBadMs).toBeLessThan(bound);
+      // It was opened by then, and had to be made.
+      expect(door.firstGoodMs).toBeLessThan(bound + CRASH_TIMES * calm);
       await watched.healthy();
       expect(lastServer("after")).not.toBe(server);
       await endWriters();

@@ -54,9 +54,14 @@ export class Pace {
     this.#took.push(performance.now() - startedAt);
   }
 
+  /** What the machine took for it. */
+  get medianMs(): number {
+    return median(this.#took);
+  }
+
   /** The limit, or what is fair on the machine as it was. */
-  boundMs(limitMs: number): number {
-    return Math.max(limitMs, TIMES * median(this.#took));
+  boundMs(limitMs: number, times = TIMES): number {
+    return Math.max(limitMs, times * this.medianMs);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
