@@ -351,7 +351,7 @@ class ManagedProcess implements ChildServerProcess {
   /** mariadbd's working directory is its data directory, whoever started it. */
   #fromDatadir(): PidRecord | null {
     const datadir = realPath(this.#options.datadir);
-    for (const name of readdirSync("/proc")) {
+    for (const name of processNames()) {
       const pid = Number(name);
       if (!Number.isSafeInteger(pid)) continue;
       const stat = readProcStat(pid);
@@ -370,6 +370,15 @@ interface PidRecord {
 }
 
 /** Null if there is none or it is not one: then the search by data directory decides. */
+/** Entries of /proc; none while this process has no descriptor left, which the next search finds better. */
+function processNames(): readonly string[] {
+  try {
+    return readdirSync("/proc");
+  } catch {
+    return [];
+  }
+}
+
 function readPidFile(file: string): PidRecord | null {
   try {
     const value: unknown = JSON.parse(readFileSync(file, "utf8"));

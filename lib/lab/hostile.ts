@@ -51,6 +51,8 @@ export interface HostileResult {
 
 /** Inputs over one connection before it is left. */
 const PER_CONNECTION = 40;
+/** A host without power answers nothing at all. */
+const CONNECT_MS = 1_000;
 const ANSWER_MS = 6_000;
 /** What is not even HTTP may be waited on by the other side. */
 const BROKEN_ANSWER_MS = 200;
@@ -361,6 +363,7 @@ function open(
       tell?.(text);
     };
     socket.setNoDelay(true);
+    const late = setTimeout(() => socket.destroy(), CONNECT_MS);
     socket.on("error", () => undefined);
     socket.on("data", (part: Buffer) => {
       heard = heard.length === 0 ? part : Buffer.concat([heard, part]);
@@ -370,11 +373,13 @@ function open(
       answer(whole.word);
     });
     socket.on("close", () => {
+      clearTimeout(late);
       ended = true;
       answer("closed");
       resolve(null);
     });
-    socket.on("connect", () =>
+    socket.on("connect", () => {
+      clearTimeout(late);
       resolve({
         fire(shot) {
           if (ended) return Promise.resolve("closed");
@@ -391,8 +396,8 @@ function open(
         write: (bytes) => void socket.write(bytes),
         closed: () => ended,
         end: () => socket.destroy(),
-      }),
-    );
+      });
+    });
   });
 }
 
