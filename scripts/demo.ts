@@ -3,6 +3,7 @@ import { openSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArguments, runScript, UsageError } from "../lib/cli.ts";
+import { EVICT_CHOICES } from "../lib/cluster_config.ts";
 import { MinderError } from "../lib/errors.ts";
 import { askKeeper, keep } from "../lib/lab/keeper.ts";
 import { removeLab } from "../lib/lab/lab.ts";
@@ -11,9 +12,10 @@ import { play, verdictLine } from "../lib/lab/story.ts";
 import { Timeline } from "../lib/lab/timeline.ts";
 
 const USAGE = `
-Usage: demo.ts play [--json] | up | down | kill NAME | return NAME | cut | heal
+Usage: demo.ts play [--json] [--evict off|confirmed|full] | up | down | kill NAME | return NAME | cut | heal
   play         the whole story, then a verdict; exit 0 only if it passes
   --json       the whole timeline and verdict as JSON, instead of lines
+  --evict      whether lost servers are evicted before Galera gives them up; default off
   up           bring the cluster up and leave it running, to play by hand
   down         take it down and leave nothing behind
   kill NAME    pull the plug of a server or a data centre: dc1, dc2-1
@@ -24,12 +26,17 @@ Runs in network namespaces as root; otherwise on loopback addresses, where nothi
 
 const LAB = "demo";
 
+type Rung = (typeof EVICT_CHOICES)[number];
+
 async function main(): Promise<number> {
-  const { values, words } = parseArguments(USAGE, { json: { type: "boolean" } });
+  const { values, words } = parseArguments(USAGE, {
+    json: { type: "boolean" },
+    evict: { type: "string" },
+  });
   const [order, name] = words;
   switch (order) {
     case "play":
-      return await playStory(values.json === true);
+      return await playStory(values.json === true, rungOf(values.evict ?? "off"));
     case "up":
       return await up();
     case "keep":
@@ -50,9 +57,19 @@ async function main(): Promise<number> {
   }
 }
 
-async function playStory(json: boolean): Promise<number> {
+function rungOf(word: string): Rung {
+  const rung = EVICT_CHOICES.find((one) => one === word);
+  if (rung === undefined) {
+    throw new UsageError(`--evict ${word} is not known`, {
+      hint: `Use ${EVICT_CHOICES.join(", ")}`,
+    });
+  }
+  return rung;
+}
+
+async function playStory(json: boolean, evict: Rung): Promise<number> {
   const timeline = new Timeline((line) => (json ? undefined : console.log(line)));
-  const minded = await openMinded(LAB, { log: (line) => timeline.say(line) });
+  const minded = await openMinded(LAB, { evict, log: (line) => timeline.say(line) });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => void minded.down().then(() => process.exit(1)));
   }

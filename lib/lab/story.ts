@@ -109,7 +109,7 @@ export async function outage(
   await fault();
   const summary = await minded.untilSummary(
     "one data centre serves alone",
-    (is) => is.epoch > epoch && is.epochHolder !== null && servesAlone(is, is.epochHolder),
+    (is) => is.epoch > epoch && is.epochHolder !== null && servesAlone(minded, is, is.epochHolder),
     OUTAGE_TIMEOUT_MS,
   );
   const segment = summary.epochHolder ?? "";
@@ -127,12 +127,17 @@ export async function outage(
   };
 }
 
-function servesAlone(summary: Summary, segment: string): boolean {
-  return summary.servers.every(
-    (server) =>
-      (server.report?.serving === "on") === (server.segment === segment) ||
-      (server.segment !== segment && (server.heardAgoMs ?? 0) > 2_000),
-  );
+/**
+ * Does the segment serve in a view of its own servers only, and nobody else. Its grant alone does not say
+ * so: where the others are evicted it is given while the joint view still stands.
+ */
+function servesAlone(minded: Minded, summary: Summary, segment: string): boolean {
+  const own = new Set(minded.serversOf(segment));
+  return summary.servers.every((server) => {
+    const serves = server.report?.serving === "on";
+    if (!own.has(server.name)) return !serves || (server.heardAgoMs ?? 0) > 2_000;
+    return serves && server.report?.members.every((member) => own.has(member.name));
+  });
 }
 
 /** When the application's first row after `fromMs` was acknowledged. */
