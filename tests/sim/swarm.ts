@@ -185,11 +185,12 @@ const TIMINGS: Shares<Readonly<Record<string, number>>> = [
   [1, { lease_ms: 1800, report_interval_ms: 600, poll_fast_ms: 100 }],
 ];
 
-/** What Galera is drawn to need until it gives up on lost members: its default, or hardly longer than a lease. */
-const SUSPECTS: Shares<GaleraOptions["suspectMs"]> = [
-  [3, GALERA_DEFAULTS.suspectMs],
-  [1, [3300, 4400]],
-];
+/** Fence time of every story, as in production. */
+const FENCE_MS = 1000;
+const LEASE_MS = 3000;
+
+/** Share of stories in which Galera gives up on lost members as soon as a config may have it: when doors are closed. */
+const HASTY_SHARE = 0.3;
 
 const PATIENCES: Shares<Patience> = [
   [8, { calmMs: 400, stuckMs: 5000 }],
@@ -235,19 +236,23 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
     atMs += Math.min(20_000, random.exponential(meanGapMs));
   }
   const interMs = random.pick([0.5, 5, 20, 60]);
+  const timing = draw(random, TIMINGS);
+  // An outwait ends later than that; against a heavy segment it must not.
+  const hasty = !heavy && random.chance(HASTY_SHARE);
+  const closedMs = (timing["lease_ms"] ?? LEASE_MS) + FENCE_MS;
   return {
     seed,
     topology: {
       weights,
       onDoubleFault: random.chance(0.75) ? "stay" : "fence",
-      timing: draw(random, TIMINGS),
+      timing: { ...timing, ...(hasty ? { galera_suspect_ms: closedMs } : {}) },
       // A stream of its own: the rest of a seed\'s story is the same with and without.
       evict: new Random(seed).fork().pick(EVICT_CHOICES),
     },
     galera: {
       interMs,
       // Against a heavy segment only an outwait within Galera's own patience protects.
-      suspectMs: heavy ? GALERA_DEFAULTS.suspectMs : draw(random, SUSPECTS),
+      suspectMs: hasty ? [closedMs, closedMs + 800] : GALERA_DEFAULTS.suspectMs,
       bootstrapErrorChance: random.chance(0.2) ? 0.4 : 0,
       bootstrapLieChance: random.chance(0.2) ? 0.4 : 0,
       killLeakChance: random.chance(0.1) ? 0.3 : 0,
