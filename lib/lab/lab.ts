@@ -50,6 +50,9 @@ import {
 } from "./remains.ts";
 import type { LabHost, TopologyOptions } from "./topology.ts";
 
+/** How a connection that ends too soon is reported by mysql2. */
+const CUT_OFF = new Set(["EPIPE", "ECONNRESET", "PROTOCOL_CONNECTION_LOST"]);
+
 export interface LabOptions extends TopologyOptions {
   /** Loopback even where namespaces are possible. @default false */
   readonly loopback?: boolean;
@@ -242,7 +245,12 @@ export class Lab {
       [...started].map(async ([host, server]) => {
         await server.synced(SYNCED_TIMEOUT_MS);
         const usual = afterMeeting(server.files);
-        await this.query(host, `SET GLOBAL wsrep_provider_options = '${usual}'`);
+        // A view that changes just now closes sessions.
+        await until(
+          `${host}: its usual timers`,
+          () => this.#unlessCutOff(host, `SET GLOBAL wsrep_provider_options = '${usual}'`),
+          { timeoutMs: SYNCED_TIMEOUT_MS },
+        );
       }),
     );
     stage(`${started.size} servers Synced`);
@@ -290,6 +298,18 @@ export class Lab {
       return rows;
     } finally {
       connection.destroy();
+    }
+  }
+
+  /** False where the connection ended before the answer. @throws what the server says against it */
+  async #unlessCutOff(host: string, sql: string): Promise<boolean> {
+    try {
+      await this.query(host, sql);
+      return true;
+    } catch (error) {
+      const code = error instanceof Error && "code" in error ? error.code : undefined;
+      if (CUT_OFF.has(String(code))) return false;
+      throw error;
     }
   }
 
