@@ -8,7 +8,17 @@
  * under way; a message is handed to the core only if its sender has proven to know this session.
  */
 import type { ClusterConfig } from "./cluster_config.ts";
-import type { Answered, Arrived, Core, Millis, Reply, Role, Send, Step } from "./core/core.ts";
+import {
+  type Answered,
+  type Arrived,
+  type Core,
+  changed,
+  type Millis,
+  type Reply,
+  type Role,
+  type Send,
+  type Step,
+} from "./core/core.ts";
 import {
   type PartyId,
   type PartyType,
@@ -882,7 +892,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     if (current === undefined) {
       own.push({ ...STRANGER, id: peer, ownSession: session, ...changes });
     } else if (current === work.before.correspondents[index]) {
-      own[index] = { ...current, ...changes };
+      own[index] = changed(current, changes);
     } else Object.assign(current, changes);
   }
 
