@@ -67,12 +67,14 @@ function speaks(server: Server): server is Server & { report: NonNullable<Server
 
 /** Which Primary views there are, and what epoch they serve under. */
 function viewLines(summary: Summary): readonly string[] {
-  const views = new Map<string, string[]>();
+  const views = new Map<string, { readonly names: Set<string>; hangs: boolean }>();
   for (const server of summary.servers) {
     if (!speaks(server) || server.report.primary !== "yes") continue;
-    const { fingerprint } = server.report;
-    const members = views.get(fingerprint ?? "") ?? [];
-    views.set(fingerprint ?? "", [...members, server.name]);
+    const { fingerprint, members, probe } = server.report;
+    const view = views.get(fingerprint ?? "") ?? { names: new Set(), hangs: false };
+    views.set(fingerprint ?? "", view);
+    for (const { name } of members) view.names.add(name);
+    view.hangs ||= probe === "hanging";
   }
   const epoch =
     summary.epochHolder === null
@@ -82,12 +84,14 @@ function viewLines(summary: Summary): readonly string[] {
       : `${summary.epochHolder} holds epoch ${summary.epoch}: it alone may be primary until a view with both sides closes it`;
   const all = [...views.values()];
   if (all.length === 0) return [`view     no server is Primary; ${epoch}`];
-  return all.map((names) => {
-    const segments = new Set(
-      summary.servers.filter(({ name }) => names.includes(name)).map(({ segment }) => segment),
-    );
+  return all.map(({ names, hangs }) => {
+    const own = summary.servers.filter(({ name }) => names.has(name));
+    const segments = new Set(own.map(({ segment }) => segment));
     const what = segments.size > 1 ? "one view of both sides" : `${[...segments].join()} alone`;
-    return `view     ${what}: ${names.join(", ")}; ${epoch}`;
+    const silent = own.filter((server) => !speaks(server)).map(({ name }) => name);
+    const lost = silent.length === 0 ? "" : `, of which ${silent.join(", ")} not heard`;
+    const stalled = hangs ? "; its commits HANG until Galera gives up on whoever is missing" : "";
+    return `view     ${what}: ${[...names].join(", ")}${lost}${stalled}; ${epoch}`;
   });
 }
 
@@ -105,8 +109,14 @@ function writerLines(summary: Summary): readonly string[] {
       speaks(server) && server.report.writers > 0 && server.segment !== summary.primarySegment,
   );
   const moving = summary.orders.some(({ verb }) => verb === "switchover");
+  const able = summary.servers.some(
+    (server) =>
+      speaks(server) && server.segment === summary.primarySegment && server.report.serving === "on",
+  );
   const moves =
-    elsewhere && !moving ? [`\`just switchover ${summary.primarySegment}\` moves them there`] : [];
+    elsewhere && able && !moving
+      ? [`\`just switchover ${summary.primarySegment}\` moves them there`]
+      : [];
   return [`writers  belong in ${[summary.primarySegment, ...at, ...moves].join("; ")}`];
 }
 

@@ -492,6 +492,17 @@ function planMakePrimary(state: ArbitratorState, order: MakePrimaryOrder, now: M
     who,
     until: now + PERSON_ORDER_MS,
   };
+  const done = promotedAlready(state, segment, now);
+  if (known.passed && done !== null) {
+    return finish({
+      order: "make_primary",
+      checks: [known, busyWith(state, order, now)],
+      already: done,
+      because: "",
+      steps: [],
+      change: { is: "promote", person },
+    });
+  }
   const facts = factsOf({ ...state, person }, segment, now);
   const outage = chooseBootstrap({ ...state, person }, now);
   if (known.passed && facts.candidate === null && outage.is !== "none") {
@@ -534,6 +545,22 @@ function planMakePrimary(state: ArbitratorState, order: MakePrimaryOrder, now: M
     change: { is: "promote", person },
     loss: allowDataLoss ? loss : null,
   });
+}
+
+/** Why a segment need not be made primary: it is, or is about to be; null if neither. */
+function promotedAlready(state: ArbitratorState, segment: string, now: Millis): string | null {
+  const { grant, primarySegment } = state.durable;
+  const serving = openServers(state, [], now).filter(
+    (id) => state.config.serverById.get(id)?.segment === segment,
+  );
+  if (grant?.segment === segment) {
+    if (grant.order === "given" && now < state.orderPauseUntil) {
+      return `epoch ${grant.epoch} has been ordered for ${segment}, its answer is due`;
+    }
+    return serving.length > 0 ? `${segment} serves under epoch ${grant.epoch}` : null;
+  }
+  const joint = grant === null && primarySegment === segment && serving.length > 0;
+  return joint ? `${segment} serves, and writers belong there` : null;
 }
 
 /** After a full outage, on a person's word: the most advanced server of the segment begins. */
@@ -668,8 +695,10 @@ export function lossOf(
       most = stood;
       furthest = server.name;
     }
+    // Whoever is silent may have been granted the right since, or been started.
     const stopped =
       report !== null &&
+      youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs }) !== null &&
       ((report.running === "down" && report.position !== null) ||
         (report.running === "up" && report.primary === "no"));
     if (!stopped) {

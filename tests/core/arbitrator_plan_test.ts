@@ -286,6 +286,26 @@ describe("make_primary", () => {
     expect(story.order().order.segment).toBe("dc2");
   });
 
+  test("is answered ok and does nothing where the segment is primary, or is about to be", () => {
+    const story = dc1Gone();
+    expect(story.person(force(null))?.outcome).toBe("ok");
+    const { sent } = story.order();
+    const plain = { ...EVE, segment: "dc2", allowDataLoss: false };
+    const repeat = () => story.person({ verb: "make_primary", parameters: plain });
+    expect(repeat()).toMatchObject({
+      outcome: "ok",
+      because: "epoch 1 has been ordered for dc2, its answer is due",
+    });
+    story.answered(sent, "ok");
+    story.reports(DC2, { view: DC2, epochSeen: 1, epochServed: 1, lastCommitted: 101 });
+    expect(repeat()).toMatchObject({ outcome: "ok", because: "dc2 serves under epoch 1" });
+    const calm = calmArbitrator();
+    expect(
+      calm.person({ verb: "make_primary", parameters: { ...plain, segment: "dc1" } }),
+    ).toMatchObject({ outcome: "ok", because: "dc1 serves, and writers belong there" });
+    expect(story.orders()).toEqual([]);
+  });
+
   test("outage.forced: after a full outage a side is started with what it has, the silent one's rows given up", () => {
     const story = calmArbitrator();
     story.reports(DC1, { view: DC1, lastCommitted: 140, epochServed: 1 });
@@ -325,6 +345,20 @@ describe("make_primary", () => {
     expect(story.person(force(null))?.because).toContain(
       "outage.position: no position can be read of b2",
     );
+  });
+
+  test("a silent side that was non-Primary by its last word may have gone on since: no number is exact", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "pause", parameters: EVE });
+    story.pass(6_000);
+    story.reports(DC1, { view: DC1, primary: "no", lastCommitted: 100 });
+    story.pass(6_000);
+    story.reports(DC2, CUT2);
+    expect(planOrder(story.state, force(), story.now).loss).toMatchObject({
+      transactions: 0,
+      exact: false,
+      confirmation: "lose an unknown number of transactions",
+    });
   });
 
   test("without --force the silent are not taken for stopped", () => {
