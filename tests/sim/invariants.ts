@@ -32,6 +32,9 @@ interface Acknowledged {
   readonly at: number;
 }
 
+/** Events of the log that a run tells of in numbers. */
+const COUNTED = new Set(["diverged", "epoch_opened", "promoted", "config_in_force"]);
+
 export class Watch {
   readonly violations: Violation[] = [];
   readonly counts = new Map<string, number>();
@@ -167,7 +170,7 @@ export class Watch {
   }
 
   logged(_id: PartyId, event: string, _fields: Readonly<Record<string, unknown>>): void {
-    if (event === "diverged" || event === "epoch_opened" || event === "promoted") this.count(event);
+    if (COUNTED.has(event)) this.count(event);
   }
 
   /** Nobody may stand fenced in a joint view for long where right and rows are in reach; called now and then. */

@@ -312,8 +312,14 @@ function cachedConfig(topology: Topology): ClusterConfig {
   return config;
 }
 
+export interface RunOptions {
+  readonly record: boolean;
+  /** Configs pushed into the database in its course; without them each host has a site file. */
+  readonly pushes?: readonly { readonly atMs: number; readonly config: ClusterConfig }[];
+}
+
 /** Runs a story from its beginning to its end. */
-export function run(story: Story, options: { readonly record: boolean }): Outcome {
+export function run(story: Story, options: RunOptions): Outcome {
   const config = cachedConfig(story.topology);
   const world = new World({
     config,
@@ -327,9 +333,13 @@ export function run(story: Story, options: { readonly record: boolean }): Outcom
     interMs: story.interMs,
     codecShare: 0.002,
     ageMs: story.ageMs,
+    documents: options.pushes !== undefined,
     record: options.record,
   });
   const { schedule, watch } = world;
+  for (const { atMs, config: pushed } of options.pushes ?? []) {
+    schedule.at(atMs, () => world.push(pushed));
+  }
   const trouble = new Trouble(world);
   for (const fault of story.faults) world.story.begin(fault.atMs, () => trouble.strike(fault));
   let healedAt = Number.POSITIVE_INFINITY;

@@ -37,6 +37,7 @@ import { type PartyId, partySerial, WIRE_VERSION } from "../../lib/message/envel
 import { type BodyTo, decodeMessage, encodeMessage, type Message } from "../../lib/message/mod.ts";
 import { closesUnanswered } from "../../lib/notify.ts";
 import { fingerprint } from "../../lib/wsrep_status.ts";
+import { Documents } from "./documents.ts";
 import { Galera, type GaleraOptions, type WriteOutcome } from "./galera.ts";
 import { Watch } from "./invariants.ts";
 import type { Random } from "./random.ts";
@@ -63,6 +64,8 @@ export interface WorldPlan {
   readonly guards?: boolean;
   /** How long everybody has been running when it begins, so that what is outwaited is over. @default 0 */
   readonly ageMs?: number;
+  /** The config is in the database, and `push` changes it. @default false */
+  readonly documents?: boolean;
   readonly record: boolean;
 }
 
@@ -132,7 +135,7 @@ class Process<S, E extends AnyEvent, F extends AnyEffect> {
   state: MailroomState<S>;
   steps = 0;
   readonly #world: World;
-  readonly #core: Core<MailroomState<S>, MailEvent<E>, MailEffect<F>>;
+  #core: Core<MailroomState<S>, MailEvent<E>, MailEffect<F>>;
   readonly #perform: (effect: MailEffect<F>, process: Process<S, E, F>) => void;
   readonly #queue: MailEvent<E>[] = [];
   #timer: Task | null = null;
@@ -169,6 +172,12 @@ class Process<S, E extends AnyEvent, F extends AnyEffect> {
       return;
     }
     this.#step(event);
+  }
+
+  /** Goes on with another mailroom over the same state. */
+  adopt(core: Core<MailroomState<S>, MailEvent<E>, MailEffect<F>>): void {
+    this.#core = core;
+    this.#timerAt = Number.NaN;
   }
 
   /** After a local delay, if this life still lasts. */
@@ -284,6 +293,8 @@ interface Server {
   pid: number;
   /** Until when its guard lets mariadbd live, on the host's clock; null: for ever. */
   guardAt: number | null;
+  /** Lets its process go by what is on its shelf. */
+  goBy: () => void;
 }
 
 interface Arbiter {
@@ -294,7 +305,12 @@ interface Arbiter {
   damaged: string | null;
   process: ArbitratorProcess | null;
   restart: Planned | null;
+  goBy: () => void;
 }
+
+/** A process asks the database this often; one that is not there looks again when it may be. */
+const FETCH_MS = 2000;
+const FETCH_AGAIN_MS = 1000;
 
 export class World {
   readonly schedule = new Schedule();
@@ -306,6 +322,8 @@ export class World {
   readonly random: Random;
   readonly galera: Galera;
   readonly watch: Watch;
+  /** Null where each host has the same site file. */
+  readonly documents: Documents | null;
   readonly hosts: Host[] = [];
   readonly servers: Server[] = [];
   readonly arbiter: Arbiter;
@@ -328,6 +346,7 @@ export class World {
     this.#plan = plan;
     this.config = plan.config;
     this.random = plan.random;
+    this.documents = plan.documents === true ? new Documents(plan.config) : null;
     const { servers, arbitrators } = plan.config;
     const arbitrator = arbitrators[0];
     if (arbitrator === undefined) throw new Error("A world needs an arbitrator");
@@ -355,6 +374,7 @@ export class World {
         probe: null,
         pid: 0,
         guardAt: null,
+        goBy: () => undefined,
       });
     this.arbiter = {
       id: arbitrator.id,
@@ -363,6 +383,7 @@ export class World {
       damaged: null,
       process: null,
       restart: null,
+      goBy: () => undefined,
     };
     this.galera.genesis(
       servers.map((_, node) => node),
@@ -627,29 +648,44 @@ export class World {
     const server = this.servers[node];
     if (server === undefined || !server.host.on || server.process !== null) return;
     const { config: self, disk } = server;
+    const shelf = this.documents?.shelf(self.id) ?? null;
+    const config = shelf?.active.config ?? this.config;
+    const session = `s${this.#id()}`;
+    const room = (by: ClusterConfig) =>
+      mailroom<DbServerState, DbServerEvent, DbServerEffect>({
+        self: self.id,
+        config: by,
+        session,
+        core,
+      });
     const core = dbServerCore({
-      config: this.config,
+      config,
+      ...(shelf === null
+        ? {}
+        : { documents: { active: shelf.active.mark, held: shelf.held?.mark ?? null } }),
       self,
       url: this.config.urlById.get(self.id) ?? "",
       minderVersion: "sim",
       durable: disk.durable,
       guards: this.#plan.guards === true,
     });
-    const room = mailroom<DbServerState, DbServerEvent, DbServerEffect>({
-      self: self.id,
-      config: this.config,
-      session: `s${this.#id()}`,
-      core,
-    });
+    const first = room(config);
     const process: ServerProcess = new Process({
       world: this,
       id: self.id,
       host: server.host,
-      core: room,
-      initial: room.initial(core.initial(server.host.local(this.schedule.now) - this.#ageMs)),
+      core: first,
+      initial: first.initial(core.initial(server.host.local(this.schedule.now) - this.#ageMs)),
       perform: (effect) => this.#performServer(server, process, effect),
     });
     server.process = process;
+    server.goBy = () => {
+      if (this.documents === null || !process.alive) return;
+      const { active, held } = this.documents.shelf(self.id);
+      process.adopt(room(active.config));
+      const { config: by, mark } = active;
+      process.deliver({ on: "config", config: by, mark, held: held?.mark ?? null });
+    };
     this.note(`${self.id} starts`);
     this.#tellProcess(server);
     process.deliver({ on: "wakeup" });
@@ -659,30 +695,81 @@ export class World {
   startArbitrator(): void {
     const { arbiter } = this;
     if (!arbiter.host.on || arbiter.process !== null) return;
+    const { documents } = this;
+    const { config: noted } = arbiter.disk.durable;
+    if (noted !== undefined) documents?.adopt(arbiter.id, noted.active);
+    const active = documents?.shelf(arbiter.id).active ?? null;
+    const before = noted?.former ?? null;
+    const former = before === null ? null : (documents?.find(before) ?? null);
+    const config = active?.config ?? this.config;
+    const session = `s${this.#id()}`;
+    const room = (by: ClusterConfig) =>
+      mailroom<ArbitratorState, ArbitratorEvent, ArbitratorEffect>({
+        self: arbiter.id,
+        config: by,
+        session,
+        core,
+      });
     const core = arbitratorCore({
-      config: this.config,
+      config,
+      ...(active === null ? {} : { mark: active.mark, former }),
       self: arbiter.id,
       durable: arbiter.disk.durable,
       observing: arbiter.damaged,
     });
-    const room = mailroom<ArbitratorState, ArbitratorEvent, ArbitratorEffect>({
-      self: arbiter.id,
-      config: this.config,
-      session: `s${this.#id()}`,
-      core,
-    });
+    const first = room(config);
     const process: ArbitratorProcess = new Process({
       world: this,
       id: arbiter.id,
       host: arbiter.host,
-      core: room,
-      initial: room.initial(core.initial(arbiter.host.local(this.schedule.now) - this.#ageMs)),
+      core: first,
+      initial: first.initial(core.initial(arbiter.host.local(this.schedule.now) - this.#ageMs)),
       perform: (effect) => this.#performArbitrator(process, effect),
     });
     arbiter.process = process;
+    arbiter.goBy = () => {
+      if (documents === null || !process.alive) return;
+      const shelf = documents.shelf(arbiter.id);
+      process.adopt(room(shelf.active.config));
+      process.deliver({ on: "config", ...shelf.active, held: shelf.held });
+    };
+    arbiter.goBy();
     this.note(`${arbiter.id} starts${arbiter.damaged === null ? "" : `: ${arbiter.damaged}`}`);
     process.deliver({ on: "wakeup" });
     if (arbiter.host.suspended) process.pause();
+  }
+
+  /** A person pushes a config; each process finds it when it next asks the database, and can. */
+  push(config: ClusterConfig): void {
+    const { documents } = this;
+    if (documents === null) throw new Error("This world has site files");
+    const { version } = documents.push(config).mark;
+    this.note(`config version ${version} is pushed`);
+    for (const party of [...this.servers, this.arbiter]) {
+      const id = "id" in party ? party.id : party.config.id;
+      const fetch = (): void => {
+        const { process } = party;
+        if (process === null || process.paused) {
+          this.schedule.after(FETCH_AGAIN_MS, fetch);
+          return;
+        }
+        documents.read(id);
+        party.goBy();
+      };
+      this.schedule.after(this.random.between(0, FETCH_MS), fetch);
+    }
+  }
+
+  /** The arbitrator, or its word, has named the document to go by. */
+  #adopt(
+    party: Server | Arbiter,
+    process: ServerProcess | ArbitratorProcess,
+    effect: Extract<DbServerEffect | ArbitratorEffect, { do: "adopt" }>,
+  ): void {
+    process.after(this.random.between(1, 50), () => {
+      this.documents?.adopt(process.id, effect.mark);
+      party.goBy();
+    });
   }
 
   #processOn(index: number): ServerProcess | ArbitratorProcess | null {
@@ -840,7 +927,7 @@ export class World {
         });
         return;
       case "adopt":
-        // Its parties have site files.
+        this.#adopt(server, process, effect);
         return;
       case "log":
         this.#log(process.id, effect);
@@ -868,7 +955,7 @@ export class World {
       case "read_history":
         return;
       case "adopt":
-        // Its parties have site files.
+        this.#adopt(this.arbiter, process, effect);
         return;
       case "log":
         if (effect.event === "resumed" || effect.event === "rearmed") this.arbiter.damaged = null;
