@@ -915,7 +915,7 @@ function closeDoor(turn: Turn, because: string): void {
   if (state.closed && state.gating !== "unfence") {
     set(turn, {
       fenceWantedAt: Number.POSITIVE_INFINITY,
-      killAt: aloneKillAt(state, leaseMs + fenceMs),
+      killAt: aloneKillAt(turn, leaseMs + fenceMs),
     });
     if (now >= turn.state.killAt) kill(turn, "Primary alone without a grant, and nobody to ask");
     return;
@@ -937,7 +937,8 @@ function closeDoor(turn: Turn, because: string): void {
 }
 
 /** When a fenced server that is Primary alone, without a grant and out of reach, must go: lest two Primaries meet. */
-function aloneKillAt(state: DbServerState, graceMs: Millis): Millis {
+function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
+  const { state } = turn;
   const { status, config, retired, self } = state;
   const names = memberNames(status);
   if (status?.primary !== true || isJoint(config, names)) return Number.POSITIVE_INFINITY;
@@ -945,13 +946,27 @@ function aloneKillAt(state: DbServerState, graceMs: Millis): Millis {
   const guest = config.segments.some(
     ({ name }) => name !== self.segment && holdsMajority(config, name, names, retired),
   );
-  if (guest) return Number.POSITIVE_INFINITY;
+  if (guest || servesBeside(turn)) return Number.POSITIVE_INFINITY;
   // Where another segment holds an epoch since, no answer will ever be a grant.
   const barred = state.epochs.some(
     ({ epoch, segment }) => segment !== state.self.segment && epoch > state.durable.epochServed,
   );
   const asked = barred ? state.viewSince : Math.max(state.viewSince, state.arbitratorAt);
   return asked + graceMs;
+}
+
+/**
+ * Does another server serve in this very view: then the view has a right to be, which only has not come
+ * here, as where the order reached one server and the arbitrator's promise none. Less of it helps nobody.
+ */
+function servesBeside({ state, now }: Turn): boolean {
+  const view = viewOf(state.status);
+  return [...state.peers.values()].some(
+    ({ report, at }) =>
+      report.serving === "on" &&
+      report.fingerprint === view &&
+      now - at <= state.config.timing.suspectMs,
+  );
 }
 
 function kill(turn: Turn, because: string): void {

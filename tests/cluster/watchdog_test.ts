@@ -179,6 +179,33 @@ describe.skipIf(unable)("beside a mariadbd that fails", () => {
   );
 
   test(
+    "one that loses Primary and comes back while its watchdog is dead takes no clients until that one is back",
+    async () => {
+      const host = "dc2-2";
+      const { lab } = minded;
+      const door = async () =>
+        (await lab.query(host, "SELECT @@global.wsrep_reject_queries AS door"))[0]?.["door"];
+      expect(await door()).toBe("NONE");
+      minded.minder(host).kill("SIGKILL");
+      await until("the watchdog is dead", () => minded.minder(host).ended() !== null, {
+        timeoutMs: 5_000,
+      });
+      await lab.network.isolate([host]);
+      await lab.allReport("wsrep_cluster_status", "non-Primary", { hosts: [host] });
+      await until("the notify handler has closed the door", async () => (await door()) !== "NONE", {
+        timeoutMs: 5_000,
+      });
+      await lab.network.heal([host]);
+      await lab.allReport("wsrep_local_state_comment", "Synced", { hosts: [host] });
+      expect(await door()).toBe("ALL_KILL");
+      minded.startMinder(host);
+      await watched.healthy(60_000);
+      expect(await door()).toBe("NONE");
+    },
+    TEST_MS,
+  );
+
+  test(
     "beside a heavy segment's server a guard kills the mariadbd whose watchdog has died",
     async () => {
       const host = "dc1-2";

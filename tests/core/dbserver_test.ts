@@ -429,6 +429,19 @@ describe("the door", () => {
     expect(story.has("kill")).toBe(true);
   });
 
+  test("what was delivered at the change of view is applied after it: where it left Primary is the furthest that it gets to by itself", () => {
+    const story = servingServer("b2");
+    const apart = { primary: false, localState: "Initialized" };
+    story.polled(statusOf(DC2, { ...apart, lastCommitted: 100 }));
+    expect(story.state.durable.leftPrimary?.seqno).toBe(100);
+    story.polled(statusOf(DC2, { ...apart, lastCommitted: 102 }));
+    expect(story.state.durable.leftPrimary?.seqno).toBe(102);
+    // From here on the rows are those of the others.
+    const joining = { primary: false, localState: "Joining: receiving State Transfer" };
+    story.polled(statusOf(ALL, { ...joining, lastCommitted: 150 }));
+    expect(story.state.durable.leftPrimary?.seqno).toBe(102);
+  });
+
   test("who comes back to the same members and receives has the same fingerprint, and no longer all commits", () => {
     const story = servingServer("b2");
     expect(story.lastReport.lastPrimary).toEqual({ fingerprint: printOf(ALL, true), synced: true });

@@ -194,7 +194,7 @@ export class Watch {
       arbiter.process.state.core.observing === null &&
       arbiter.process.state.core.diskError === null &&
       durable?.grant === null;
-    for (const { config, process } of world.servers) this.#holdsOwn(config, process);
+    this.holdsOwn();
     for (const { node, host, process } of world.servers) {
       const proc = galera.procs[node] ?? null;
       const view = proc?.view ?? null;
@@ -224,15 +224,14 @@ export class Watch {
     }
   }
 
-  /** A grant that a server believes to hold was given to its own segment. */
-  #holdsOwn(
-    config: { readonly name: string; readonly segment: string },
-    process: World["servers"][number]["process"],
-  ): void {
-    const epoch = process?.state.core.grantEpoch ?? null;
-    const given = epoch === null ? undefined : this.#segmentOf.get(epoch);
-    if (given !== undefined && given !== config.segment)
-      this.violate("grant_elsewhere", `${config.name} holds epoch ${epoch}, which is ${given}'s`);
+  /** A grant that a server believes to hold was given to its own segment; called now and then. */
+  holdsOwn(): void {
+    for (const { config, process } of this.#world.servers) {
+      const epoch = process?.state.core.grantEpoch ?? null;
+      const given = epoch === null ? undefined : this.#segmentOf.get(epoch);
+      if (given !== undefined && given !== config.segment)
+        this.violate("grant_elsewhere", `${config.name} holds epoch ${epoch}, which is ${given}'s`);
+    }
   }
 
   /** Null if everybody serves in one view with equal rows; else why not. */

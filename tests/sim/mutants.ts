@@ -120,6 +120,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "epoch.free.dropped",
     breaks: "A segment may be promoted while another one holds an open epoch",
+    scenario: "it counts as obeyed, dc2 is barred",
     edits: [
       {
         file: RULES,
@@ -205,6 +206,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "promise.elsewhere",
     breaks: "The other segment's servers are told that the open epoch is theirs",
+    scenario: "both of dc1 stood beyond the fork point",
     edits: [
       {
         file: ARBITRATOR,
@@ -633,6 +635,77 @@ export const MUTANTS: readonly Mutant[] = [
         file: ARBITRATOR,
         from: "    return isOfGrant(state, grant, options)\n",
         to: "    return grant.epoch > 0\n",
+      },
+    ],
+  },
+  {
+    id: "start.beside.stall",
+    breaks: "A stopped server joins the others while they stall in the view that it was in",
+    scenario: "could be up again before Galera's view has changed",
+    edits: [
+      {
+        file: OUTAGE,
+        from: 'return report?.primary === "yes" && !namesOf(report).has(name);',
+        to: 'return report?.primary === "yes" && name !== "";',
+      },
+    ],
+  },
+  {
+    id: "proof.closed",
+    breaks: "The epoch of a server that does not serve proves others in line",
+    scenario: "neither proves the other in line",
+    edits: [
+      {
+        file: "lib/core/dbserver_turn.ts",
+        from: "turn.state.closed ? null : turn.state.durable.epochServed",
+        to: "turn.state.durable.epochServed",
+      },
+    ],
+  },
+  {
+    id: "guest.killed",
+    breaks: "A few servers beside the majority of another segment are killed as a second Primary",
+    scenario: "it is no second Primary, so it stays closed and lives",
+    edits: [{ file: SERVER, from: "if (guest || ", to: "if ((guest && names.size < 0) || " }],
+  },
+  {
+    id: "probe.open.only",
+    breaks: "Behind a closed door nobody learns whether commits flow",
+    scenario: "nobody can ask the arbitrator: it joins its peers",
+    edits: [
+      {
+        file: SERVER,
+        from: "return state.status?.primary === true && state.status.ready;",
+        to: "return state.status?.primary === true && state.status.ready && !state.closed;",
+      },
+    ],
+  },
+  {
+    id: "unanswered.open",
+    breaks: "Nobody closes the door of a server that loses Primary while its watchdog is away",
+    scenario: "its watchdog is away",
+    edits: [
+      {
+        file: "lib/notify.ts",
+        from: 'return notify.primary !== true && notify.status !== "synced" ?',
+        to: 'return notify.primary !== true && notify.status === "" ?',
+      },
+      {
+        file: "lib/notify.ts",
+        from: "if (ARRIVALS.includes(notify.status)) return",
+        to: "if (notify.status === '') return",
+      },
+    ],
+  },
+  {
+    id: "guard.none",
+    breaks: "A guard is never told of a deadline",
+    scenario: "with guards: they end what nobody closes",
+    edits: [
+      {
+        file: SERVER,
+        from: "if (!state.guards) return;",
+        to: "if (state.guards) return;",
       },
     ],
   },

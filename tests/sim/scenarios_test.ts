@@ -419,6 +419,25 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
+  test("H16: the link is cut, dc1 is ordered to be primary and cut from the arbitrator before it can answer: it counts as obeyed, dc2 is barred", () => {
+    const stage = new Stage();
+    let cut = false;
+    stage.onLog("make_primary", (id) => {
+      if (cut || !id.startsWith("dbserver.")) return;
+      cut = true;
+      stage.cut(stage.site("dc1"), ["arbitrator"]);
+    });
+    stage.cutSites();
+    stage.until("the order has arrived", () => cut);
+    stage.always("the grant is dc1's", () => stage.grant?.segment === "dc1");
+    // Only the one that was ordered has the right; the other one stays beside it, closed.
+    stage.until("one of dc1 serves", () => stage.of("dc1").some((name) => stage.serves(name)));
+    stage.always("it serves on", () => stage.of("dc1").some((name) => stage.serves(name)));
+    stage.run(30_000);
+    expect(stage.of("dc2").some((name) => stage.primary(name))).toBe(false);
+    stage.endsWell();
+  });
+
   test("H17: dc1 dies and one odd server of dc2 reports another view: the majority of dc2 is promoted", () => {
     const stage = new Stage({ weights: BALANCED_3_3 });
     stage.cut(["b3"], ["b1", "b2", "a1", "a2", "a3"], { net: "galera" });
@@ -597,7 +616,7 @@ describe("holes of earlier rules", () => {
 });
 
 describe("starts and stops in between", () => {
-  test("a live server still applies what was delivered at the change of view when it is first seen non-Primary: where it stood is where it ends up", () => {
+  test("both of dc1 stood beyond the fork point and return: behind closed doors they vouch, and neither proves the other in line", () => {
     let tried = 0;
     for (let seed = 1; seed <= 60 && tried < 3; seed++) {
       const stage = new Stage({
@@ -654,6 +673,34 @@ describe("starts and stops in between", () => {
     });
     stage.until("a2 runs again", () => stage.runs("a2"), 60_000);
     stage.endsWell();
+  });
+
+  test("a2 stands beyond the fork point and its watchdog is away when it comes back: nobody serves its rows", () => {
+    let tried = 0;
+    for (let seed = 1; seed <= 60 && tried < 3; seed++) {
+      const stage = new Stage({
+        seed,
+        interMs: 60,
+        writeEveryMs: 4,
+        galera: { istRefusedChance: 0 },
+      });
+      stage.world.crashWatchdog(stage.node("a2"), Number.POSITIVE_INFINITY);
+      stage.isolate("dc1");
+      stage.until("dc2 serves", () => stage.servesAlone("dc2"));
+      const fork = stage.grant?.forkPoint?.seqno ?? Number.NaN;
+      stage.until("a2 has lost Primary", () => !stage.primary("a2"));
+      if (stage.position("a2").seqno <= fork) continue;
+      tried++;
+      const proc = stage.world.galera.procs[stage.node("a2")];
+      stage.heal();
+      stage.always("the process of a2 takes no clients", () => {
+        const now = stage.world.galera.procs[stage.node("a2")];
+        return now !== proc || !stage.serves("a2");
+      });
+      stage.run(20_000);
+      stage.endsWell({ mayLose: true });
+    }
+    expect(tried).toBe(3);
   });
 
   test("b1 alone is with all of dc1, which holds the grant: it is no second Primary, so it stays closed and lives", () => {

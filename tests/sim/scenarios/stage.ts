@@ -49,6 +49,7 @@ export class Stage {
   readonly #interMs: number;
   readonly #cuts: Cut[] = [];
   readonly #always: Always[] = [];
+  #lookedAt = 0;
   readonly #onLog: {
     readonly event: string;
     readonly tell: (id: PartyId, fields: Readonly<Record<string, unknown>>) => void;
@@ -138,6 +139,10 @@ export class Stage {
   }
 
   #look(): void {
+    if (this.now - this.#lookedAt >= 100) {
+      this.#lookedAt = this.now;
+      this.world.watch.holdsOwn();
+    }
     for (const { what, holds } of this.#always)
       if (!holds())
         throw new Error(
