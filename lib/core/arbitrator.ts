@@ -461,7 +461,8 @@ function decide(turn: Turn): void {
       granted = true;
     } else if (facts.candidate !== null) waiting = true;
   }
-  if (!granted) evictFew(turn);
+  // While the rules before still count, nobody is evicted by one of the two alone.
+  if (!granted && turn.state.former === null) evictFew(turn);
   if (outage.is === "ready" && !granted) waiting = !bootstrapFrom(turn, outage) || waiting;
   set(turn, { verdicts, lookAt: waiting ? now + LOOK_MS : nextTimed(turn) });
 }

@@ -9,9 +9,9 @@ const BOUND_MS = 120_000;
 /** Timings beside a story's own: shorter and longer leases, fences and outwaits. */
 const CHANGES = [
   { fence_ms: 400, margin_ms: 150 },
-  { fence_ms: 1800, margin_ms: 800 },
-  { lease_ms: 3800 },
-  { lease_ms: 3200, fence_ms: 600 },
+  { fence_ms: 950, margin_ms: 900 },
+  { lease_ms: 3400, fence_ms: 600, margin_ms: 200 },
+  { lease_ms: 3300, fence_ms: 300 },
 ] as const;
 
 function pushesFor(story: Story) {
