@@ -6,19 +6,22 @@ import { configOf, run, type Story, storyOf } from "./swarm.ts";
 const HISTORIES = 40;
 const BOUND_MS = 120_000;
 
-/** Timings beside a story's own: shorter and longer leases, fences and outwaits. */
-const CHANGES = [
-  { fence_ms: 400, margin_ms: 150 },
-  { fence_ms: 950, margin_ms: 900 },
-  { lease_ms: 3400, fence_ms: 600, margin_ms: 200 },
-  { lease_ms: 3300, fence_ms: 300 },
-] as const;
+/** Timings beside a story's own: other fences and outwaits, and never longer until the door is closed. */
+function changesOf(leaseMs: number) {
+  return [
+    { fence_ms: 400, margin_ms: 150 },
+    { margin_ms: 900 },
+    { lease_ms: leaseMs + 600, fence_ms: 400 },
+    { lease_ms: leaseMs + 500, fence_ms: 300, margin_ms: 200 },
+  ];
+}
 
 function pushesFor(story: Story) {
   const random = new Random(story.seed).fork();
   return Array.from({ length: 1 + random.int(3) }, () => {
     const { topology } = story;
-    const timing = { ...topology.timing, ...random.pick(CHANGES) };
+    const { leaseMs } = configOf(topology).timing;
+    const timing = { ...topology.timing, ...random.pick(changesOf(leaseMs)) };
     const onDoubleFault = random.chance(0.3) ? "fence" : topology.onDoubleFault;
     return {
       atMs: random.between(200, story.healAtMs + 2000),
