@@ -149,8 +149,14 @@ function becauseOf(state: DbServerState, right: string): string {
         : `${state.failedStarts} starts in a row failed, mend it and order a start; `;
     return `mariadbd is not running: ${gaveUp}${state.process.because}`;
   }
-  if (state.status === null)
-    return `mariadbd does not answer: ${state.pollError ?? "not asked yet"}`;
+  if (state.status === null) {
+    const error = state.pollError ?? "not asked yet";
+    // Its socket opens only when it has recovered and caught up, which may take a full transfer.
+    const comes = state.polledAt === Number.NEGATIVE_INFINITY && !state.adopted;
+    return comes
+      ? `mariadbd is starting: it recovers, or takes a state transfer (${error})`
+      : `mariadbd does not answer: ${error}`;
+  }
   if (state.diverged) return "has rows beyond a fork point: needs a full state transfer";
   return right;
 }

@@ -9,7 +9,8 @@ import { readPosition, removeGvwstate, startArguments } from "../../lib/effects/
 import { until } from "../../lib/lab/exec.ts";
 import { namespacesImpossible } from "../../lib/lab/network.ts";
 import { missingNeeds } from "../../lib/lab/setup.ts";
-import { say, WatchedLab } from "../support/watched_lab.ts";
+import { makeAccount, startAsMysql, unprivilegedImpossible } from "../support/unprivileged.ts";
+import { reportOf, say, WatchedLab } from "../support/watched_lab.ts";
 
 const unable = namespacesImpossible() !== null || missingNeeds().length > 0;
 const LAB = process.env["GM_TEST_LAB"] ?? "test-outage";
@@ -156,6 +157,10 @@ describe.skipIf(unable)("after the loss of all servers", () => {
   );
 });
 
+/** A joiner's log of a full transfer: who joins, whom it asked, and who gives. */
+const TRANSFER =
+  /Member \S+ \(([\w-]+)\) requested state transfer from '([^']*)'\. Selected \S+ \(([\w-]+)\)/g;
+
 /** How many data directories of a host were set aside. */
 function aside(host: string): number {
   const { directory } = watched.minded.lab.server(host);
@@ -221,6 +226,8 @@ describe.skipIf(unable)("on the lesser side", () => {
     async () => {
       const { minded } = watched;
       const { lab } = minded;
+      const unprivileged = unprivilegedImpossible() === null;
+      if (unprivileged) makeAccount(minded);
       await minded.cutLink();
       const summary = await minded.untilSummary(
         "one data centre serves alone",
@@ -251,7 +258,11 @@ describe.skipIf(unable)("on the lesser side", () => {
       const from = new Map(losers.map((host) => [host, watched.errorLogSize(host)]));
       const asideBefore = new Map(losers.map((host) => [host, aside(host)]));
       const at = performance.now();
-      for (const host of losers) minded.startMinder(host);
+      // One by root, one by the user who owns the data and may do nothing else.
+      const [byRoot = "", byMysql = ""] = losers;
+      minded.startMinder(byRoot);
+      if (unprivileged) await startAsMysql(minded, byMysql);
+      else minded.startMinder(byMysql);
       await until(
         "both forced servers are gone",
         () => losers.every((host) => watched.mariadbd(host) === null),
@@ -259,16 +270,55 @@ describe.skipIf(unable)("on the lesser side", () => {
       );
       say(`forced side: ended after ${((performance.now() - at) / 1000).toFixed(1)} s`);
       await minded.healLink();
-      await watched.healthy(90_000);
+      const states = new Map<string, Set<string>>();
+      await minded.untilSummary(
+        "all serve again",
+        (is) => {
+          for (const { name, report } of is.servers) {
+            const seen = states.get(name) ?? new Set();
+            states.set(name, seen.add(report?.localState ?? ""));
+          }
+          return is.health === "healthy";
+        },
+        90_000,
+      );
+      // Who gives and who takes a transfer is said while it lasts.
+      expect(winners.some((host) => states.get(host)?.has("Donor/Desynced"))).toBe(true);
+      for (const host of losers) expect([...(states.get(host) ?? [])]).toContain("no answer");
       say(`forced side: whole after ${((performance.now() - at) / 1000).toFixed(1)} s`);
       for (const host of losers) {
-        expect(watched.errorLog(host, from.get(host))).toContain("rsync SST completed on joiner");
+        const log = watched.errorLog(host, from.get(host));
+        expect(log).toContain("rsync SST completed on joiner");
+        // Left alone Galera prefers a neighbour, who has the very rows that are to go.
+        const donors = [...log.matchAll(TRANSFER)].filter(([, joiner]) => joiner === host);
+        expect(donors.length).toBeGreaterThan(0);
+        for (const [, , asked, donor] of donors) {
+          expect(winners).toContain(donor ?? "");
+          expect(asked).toBe(`${donor},`);
+        }
         expect(aside(host)).toBe((asideBefore.get(host) ?? 0) + 1);
       }
       const rows = await lab.rows(loser);
       expect([...rows].filter((row) => row.startsWith("granted/")).length).toBe(10);
       expect([...rows].filter((row) => row.startsWith("forced/")).length).toBe(0);
       expect(new Set((await lab.checksums()).values()).size).toBe(1);
+      // What was set aside is in the reports with its size, until a person has it go.
+      for (const host of losers) {
+        const is = await minded.untilSummary(
+          `${host} names what is set aside`,
+          (summary) => reportOf(summary, host)?.aside?.length === aside(host),
+        );
+        const sizes = (reportOf(is, host)?.aside ?? []).map(({ bytes }) => bytes);
+        expect(Math.max(...sizes)).toBeGreaterThan(1e6);
+        expect(watched.command("--dry-run", "discard", host)).toContain("is removed");
+        expect(aside(host)).toBeGreaterThan(0);
+        expect(watched.command("discard", host)).toContain("ok: discard");
+        await minded.untilSummary(
+          `nothing is set aside on ${host}`,
+          (summary) => reportOf(summary, host)?.running === "up" && aside(host) === 0,
+        );
+      }
+      await watched.healthy();
     },
     TEST_MS,
   );

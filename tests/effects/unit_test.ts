@@ -8,6 +8,7 @@ import { join } from "node:path";
 import type { ProcessFact } from "../../lib/core/dbserver_io.ts";
 import type { ServerProcess } from "../../lib/effects/process.ts";
 import { argumentsText, manageUnit } from "../../lib/effects/unit.ts";
+import { sudoersLines } from "../../lib/systemd.ts";
 import { until } from "../support/mariadbd.ts";
 import { makeScratch, removeScratch } from "../support/scratch.ts";
 
@@ -108,6 +109,27 @@ describe("mariadbd as a unit", () => {
     writeFileSync(join(directory, "refuse"), "");
     expect((await managed.start([])).is).toBe("running");
     expect((await managed.stop(3_000)).is).toBe("stopped");
+  });
+
+  test("whatever is asked with more rights is in the printed sudoers lines, word for word", async () => {
+    writeFileSync(join(directory, "refuse"), "");
+    await managed.start([]);
+    await managed.stop(3_000);
+    writeFileSync(join(directory, "gate-says-no"), "");
+    await expect(managed.start([])).rejects.toThrow("is failed");
+    const unit = "mariadb.service";
+    const paths = { bun: "", root: "", config: "", user: "mysql", stallMs: 4_000 };
+    // As sudo reads them: a backslash makes the next character plain.
+    const allowed = sudoersLines(unit, paths)
+      .replace(/^#.*$/m, "")
+      .replaceAll("\\\n", " ")
+      .replace(/^.*NOPASSWD:/m, "")
+      .split(/(?<!\\),/)
+      .map((line) => line.trim().replaceAll("\\", "").replace("/usr/bin/systemctl ", ""));
+    const asked = new Set(calls());
+    expect(asked.size).toBeGreaterThan(3);
+    for (const words of asked) expect(allowed).toContain(words);
+    expect(allowed).toContain(`kill --signal=SIGKILL ${unit}`);
   });
 
   test("a start by somebody else is found within the second", async () => {
