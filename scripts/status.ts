@@ -12,9 +12,7 @@ import { describeError, formatError } from "../lib/errors.ts";
 import type { Summary } from "../lib/message/arbitrator.ts";
 import { partyType } from "../lib/message/envelope.ts";
 import { ownParty } from "../lib/run/self.ts";
-import { askState } from "../lib/run/snapshot.ts";
 import { EXIT_BY_HEALTH, statusText } from "../lib/status_text.ts";
-import { nextLines } from "../lib/what_if_text.ts";
 
 const USAGE = `
 Usage: status.ts [--config FILE] [--json] [--quiet] [--timeout-ms N] [--here [--node TYPE.N]]
@@ -58,6 +56,11 @@ async function main(): Promise<number> {
 /** What would happen next; nothing where that cannot be worked out: the status itself matters more. */
 async function whatNext(config: ClusterConfig, timeoutMs: number): Promise<readonly string[]> {
   try {
+    // A monitor that only wants the exit code need not load the rules.
+    const [{ askState }, { nextLines }] = await Promise.all([
+      import("../lib/run/snapshot.ts"),
+      import("../lib/what_if_text.ts"),
+    ]);
     const { state, now } = await askState(config, timeoutMs);
     return nextLines(state, now);
   } catch (error) {
