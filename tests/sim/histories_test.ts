@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { run, storyOf } from "./swarm.ts";
 
 /** Fixed histories, half of them with segments that could stay Primary by themselves. */
-const FIXED = 60;
+const FIXED = 120;
 /** Time for both kinds together. */
 const BOUND_MS = 20_000;
 

@@ -1,6 +1,7 @@
 /** The simulator itself: it repeats itself, and it is not blind. */
 import { describe, expect, test } from "bun:test";
 import { Random } from "./random.ts";
+import { Plan, Schedule } from "./schedule.ts";
 import { configOf, FAULT_KINDS, run, storyOf } from "./swarm.ts";
 import { World } from "./world.ts";
 
@@ -62,6 +63,39 @@ describe("the simulator", () => {
     expect(world.watch.missing()).toBeNull();
     expect(world.watch.violations).toEqual([]);
     expect(world.watch.acked.length).toBeGreaterThan(100);
+  });
+});
+
+describe("a story's plan", () => {
+  test("what is skipped moves everything planned forward by the same time, and nothing else", () => {
+    const schedule = new Schedule();
+    const plan = new Plan(schedule);
+    const told: string[] = [];
+    const tell = (what: string) => () => told.push(`${schedule.now} ${what}`);
+    plan.begin(1000, tell("cut"));
+    plan.begin(1500, tell("kill"));
+    plan.after(9000, tell("mended"));
+    schedule.at(400, tell("world"));
+    plan.skip();
+    schedule.runUntil(600);
+    plan.skip();
+    expect(plan.skippedMs).toBe(8400);
+    schedule.runUntil(20_000);
+    expect(told).toEqual(["0 cut", "400 world", "500 kill", "600 mended"]);
+    expect(plan.faulty).toBe(false);
+  });
+  test("what was taken back does not come, and nothing is skipped for it", () => {
+    const schedule = new Schedule();
+    const plan = new Plan(schedule);
+    const told: string[] = [];
+    const restart = plan.after(500, () => told.push("restart"));
+    plan.after(Number.POSITIVE_INFINITY, () => told.push("never"));
+    expect(plan.faulty).toBe(true);
+    restart.live = false;
+    expect(plan.faulty).toBe(false);
+    plan.skip();
+    schedule.runUntil(5000);
+    expect([told, plan.skippedMs]).toEqual([[], 0]);
   });
 });
 
