@@ -38,7 +38,9 @@ export function evictionFor(
   const own = alive.filter(({ server }) => server.segment === segment);
   if (own.length === 0) return `no server of ${segment} is left in the view`;
   // Those whom all of the segment's servers miss: after a cut each side misses the other.
-  const part = alive.filter(({ server }) => !own.every((each) => misses(each.report, server)));
+  const part = alive.filter(
+    ({ server }) => !own.every((each) => misses(state, each.report, server)),
+  );
   return judgePart(state, part, now);
 }
 
@@ -49,7 +51,7 @@ export function evictionOfFew(state: ArbitratorState, now: Millis): Eviction | n
   const view = reporters(state, noted.fingerprint, now);
   const part = view.filter(({ server, report }) => {
     if (isEnded(state, report.gcommUuid)) return false;
-    const missing = view.filter((each) => misses(each.report, server));
+    const missing = view.filter((each) => misses(state, each.report, server));
     return 2 * missing.length <= noted.members.length;
   });
   if (part.length === 0 || part.length === noted.members.length) return null;
@@ -87,7 +89,7 @@ function judgePart(
   for (const { server, report } of part) {
     if (report.probe !== "hanging") return `commits do not hang at ${server.name}`;
     if (report.leaving) return `${server.name} is leaving`;
-    const missed = part.find((other) => misses(report, other.server));
+    const missed = part.find((other) => misses(state, report, other.server));
     if (missed !== undefined) return `${server.name} does not hear ${missed.server.name}`;
   }
   for (const uuid of uuids) {
@@ -114,7 +116,7 @@ function againstEvicting(
   });
   if (isEnded(state, uuid)) return null;
   if (server === undefined) return `${uuid} has no watchdog to speak for it`;
-  const hears = part.find(({ report }) => !misses(report, server));
+  const hears = part.find(({ report }) => !misses(state, report, server));
   if (hears !== undefined) return `${hears.server.name} hears ${server.name}`;
   const { suspectMs } = state.config.timing;
   const report = youngReport(state, server.id, { now, maxAgeMs: suspectMs });
@@ -124,8 +126,9 @@ function againstEvicting(
   return stalls ? null : `commits flow at ${server.name}`;
 }
 
-function misses(report: Report, server: DbServerConfig): boolean {
-  return report.silent.includes(server.id);
+/** Silence is evidence only where the config says so. */
+function misses(state: ArbitratorState, report: Report, server: DbServerConfig): boolean {
+  return state.config.evict === "full" && report.silent.includes(server.id);
 }
 
 /** Has the member of that UUID ended, by its own watchdog's word. */

@@ -274,6 +274,8 @@ function settle(turn: Turn): void {
   protect(turn);
   write(turn);
   if (turn.state.written === turn.state.durable) orderWritten(turn);
+  // An order that may be obeyed from now on waits for nothing else.
+  if (turn.state.eviction !== null) evict(turn);
   manage(turn);
   // Both may have changed what must not be forgotten.
   write(turn);

@@ -307,6 +307,8 @@ function hearStart(
  * carried out before it could answer is not: its outcome is unknown, which is no refusal.
  */
 function outcomeOfRefusal(state: DbServerState, order: MakePrimary | StartOrder | Evict) {
+  // An eviction without a grant promotes nobody, whatever has come of it.
+  if ("uuids" in order && order.grant === null) return "refused";
   return order.epoch <= state.durable.epochObeyed ? "failed" : "refused";
 }
 

@@ -82,6 +82,7 @@ export async function runEvictFault(
   await stopAll([app, prober]);
   const rows = lab.journal(name);
   const evenAtMs = evenFrom(rows, before);
+  await untilReadable(minded);
   const gap = longestGap(rows, before - 500, evenAtMs);
   const back = longestGap(rows, evenAtMs, rows.at(-1)?.endMs ?? evenAtMs);
   const [witness = ""] = alive.filter((host) => !side.includes(host));
@@ -127,6 +128,24 @@ export async function runEvictFault(
 function isWhole(is: Summary): boolean {
   const all = is.servers.every(({ report }) => report?.group === "complete");
   return all && is.health === "healthy" && is.epochHolder === null;
+}
+
+/** A server that has just come back refuses statements now and then for a moment. */
+async function untilReadable({ lab }: Minded): Promise<void> {
+  for (const host of lab.servers.keys()) {
+    await until(
+      `${host} can be read`,
+      async () => {
+        try {
+          await lab.query(host, "SELECT COUNT(*) FROM app.written");
+          return true;
+        } catch {
+          return false;
+        }
+      },
+      { timeoutMs: RETURN_TIMEOUT_MS, pauseMs: 100 },
+    );
+  }
 }
 
 /** When, after the fault, so many rows have followed each other without a stall. */

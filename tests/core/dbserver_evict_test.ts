@@ -1,14 +1,17 @@
 /** Evictions by a watchdog's own evidence: whom, when no longer, and above all whom never. */
 import { describe, expect, test } from "bun:test";
 import { EVICT_DEADLINE_MS } from "../../lib/core/dbserver_evict.ts";
+import type { Evict } from "../../lib/message/arbitrator.ts";
 import type { Report } from "../../lib/message/dbserver.ts";
 import {
   ALL,
+  ARBITRATOR,
   coreCluster,
   down,
   printOf,
   reportOf,
   type ServerStory,
+  STATE_UUID,
   servingServer,
   statusOf,
   uuidOf,
@@ -274,4 +277,197 @@ test("evidence from a view that was left says nothing about the next one", () =>
   story.pass(500);
   expect(told(story).flat()).toEqual([]);
   expect(printOf(ALL, true)).toContain(uuidOf("b2"));
+});
+
+const FULL = coreCluster({ evict: "full" });
+const OUT = [uuidOf("b1"), uuidOf("b2")];
+
+/** dc1's server a1 hangs in the complete view and has not heard dc2 for long enough. */
+function cutOff(config = FULL): ServerStory {
+  const story = servingServer("a1", { config });
+  for (const name of ["a2", "b1", "b2"]) hearAlive(story, name);
+  const end = story.now + config.timing.suspectMs + 100;
+  while (story.now < end) {
+    story.pass(100);
+    hearAlive(story, "a2");
+    story.leased();
+    story.polled(statusOf(ALL, { evsState: "GATHER" }));
+  }
+  story.effects = [];
+  return story;
+}
+
+function hearAlive(story: ServerStory, name: string): void {
+  const from = story.config.serverByName.get(name)?.id ?? "dbserver.0";
+  story.hears(from, { verb: "db_status_report", parameters: reportOf(story.config, name) });
+}
+
+/** The arbitrator's order to evict dc2 under a grant to dc1. */
+function ordered(story: ServerStory, changes: Partial<Evict> = {}) {
+  return story.hears(ARBITRATOR, {
+    verb: "evict",
+    parameters: {
+      epoch: 1,
+      storeId: "store-1",
+      reportNumber: story.state.reportNumber,
+      because: "test",
+      uuids: OUT,
+      expectedFingerprint: printOf(ALL, true),
+      grant: {
+        segment: "dc1",
+        forkPoint: { uuid: STATE_UUID, seqno: 100 },
+        basis: "arithmetic",
+        forms: true,
+      },
+      ...changes,
+    },
+  });
+}
+
+describe("silence", () => {
+  test("is reported at once when it has lasted suspect_ms, and ends with the first word", () => {
+    const story = cutOff();
+    expect(story.lastReport.silent).toEqual(["dbserver.3", "dbserver.4"]);
+    hearAlive(story, "b1");
+    expect(story.lastReport.silent).toEqual(["dbserver.4"]);
+  });
+
+  test("is nobody's fault after this very process has slept", () => {
+    const story = servingServer("a1", { config: FULL });
+    for (const name of ["a2", "b1", "b2"]) hearAlive(story, name);
+    story.now += 60_000;
+    story.give({ on: "wakeup" });
+    expect(story.lastReport.silent).toEqual([]);
+  });
+
+  test("is not counted where only ended processes are evicted", () => {
+    expect(cutOff(CONFIG).lastReport.silent).toEqual([]);
+  });
+});
+
+describe("an order to evict", () => {
+  test("is carried out only once its epoch is on disk", () => {
+    const story = cutOff();
+    story.autoPersist = false;
+    ordered(story);
+    expect(told(story)).toEqual([]);
+    story.end("persist");
+    expect(told(story)).toEqual([OUT]);
+    expect(story.state.durable).toMatchObject({ epochObeyed: 1, epochSeen: 1, epochServed: 1 });
+  });
+
+  test("goes through non-Primary with an open door, and forms the Primary under its grant", () => {
+    const story = cutOff();
+    ordered(story);
+    const ticket = story.lastTicket;
+    story.end("evict");
+    story.polled(statusOf(["a1", "a2"], { primary: false, rejecting: false }));
+    expect(story.has("fence")).toBe(false);
+    const formed = story.effects.findLast((effect) => effect.do === "form_primary");
+    expect(formed).toMatchObject({ expectedFingerprint: printOf(["a1", "a2"], false), epoch: 1 });
+    story.give({ on: "formed", outcome: "given", error: null });
+    story.polled(statusOf(["a1", "a2"], { evictList: OUT }));
+    expect(story.ackOf(ticket)).toMatchObject({ outcome: "ok" });
+    expect(story.lastReport).toMatchObject({ serving: "on", group: "segment" });
+    expect(story.has("fence")).toBe(false);
+    expect(told(story).at(-1)).toEqual([]);
+  });
+
+  test("has come true where Galera makes the rest Primary by itself", () => {
+    const story = cutOff();
+    ordered(story);
+    const ticket = story.lastTicket;
+    story.end("evict");
+    story.polled(statusOf(["a1", "a2"]));
+    expect(story.ackOf(ticket)).toMatchObject({ outcome: "ok" });
+    expect(story.has("form_primary")).toBe(false);
+    expect(story.lastReport.serving).toBe("on");
+  });
+
+  test("leaves forming to the one that was named for it", () => {
+    const story = cutOff();
+    const grant = { segment: "dc1", forkPoint: null, basis: "arithmetic", forms: false } as const;
+    ordered(story, { grant });
+    story.end("evict");
+    story.polled(statusOf(["a1", "a2"], { primary: false, rejecting: false }));
+    expect(story.has("form_primary")).toBe(false);
+  });
+
+  test("that changes nothing in time has failed, and the list is emptied", () => {
+    const story = cutOff();
+    ordered(story);
+    const ticket = story.lastTicket;
+    story.end("evict");
+    const end = story.now + EVICT_DEADLINE_MS + 200;
+    while (story.now < end) {
+      story.pass(100);
+      story.polled(statusOf(ALL, { evsState: "GATHER", evictList: story.state.evictList }));
+    }
+    expect(story.ackOf(ticket)).toMatchObject({ outcome: "failed" });
+    expect(told(story)).toEqual([OUT, []]);
+  });
+
+  test("whose view changes while it is being written is refused, and its epoch not served", () => {
+    const story = cutOff();
+    story.autoPersist = false;
+    ordered(story);
+    const ticket = story.lastTicket;
+    story.polled(statusOf(["a1", "a2", "b1"]));
+    story.end("persist");
+    expect(story.ackOf(ticket)).toMatchObject({ outcome: "refused" });
+    expect(told(story)).toEqual([]);
+    expect(story.state.durable.epochServed).toBe(0);
+  });
+
+  test("without a grant needs no epoch, where the rest is joint and has quorum", () => {
+    const story = cutOff();
+    hearAlive(story, "b1");
+    ordered(story, { epoch: 0, uuids: [uuidOf("b2")], grant: null });
+    expect(told(story)).toEqual([[uuidOf("b2")]]);
+    expect(story.state.durable.epochObeyed).toBe(0);
+  });
+
+  const refusals: readonly (readonly [string, string, (story: ServerStory) => Partial<Evict>])[] = [
+    [
+      "a server that is heard here",
+      "evict.gone: b1 is heard",
+      (story) => {
+        hearAlive(story, "b1");
+        return {};
+      },
+    ],
+    ["this very server", "evict.gone: this very server", () => ({ uuids: [uuidOf("a1")] })],
+    ["somebody who is not in the view", "evict.gone:", () => ({ uuids: [uuidOf("zz")] })],
+    [
+      "anybody from another view",
+      "evict.view:",
+      () => ({ expectedFingerprint: printOf(["a1"], true) }),
+    ],
+    [
+      "anybody while commits flow",
+      "evict.stalled:",
+      (story) => {
+        story.polled(statusOf(ALL, { lastCommitted: 101 }));
+        return {};
+      },
+    ],
+    ["so many without a grant", "evict.remainder:", () => ({ epoch: 0, grant: null })],
+    [
+      "on an old report",
+      "report.young:",
+      (story) => ({ reportNumber: story.state.reportNumber + 9 }),
+    ],
+    ["by another store", "store.bound:", () => ({ storeId: "store-2" })],
+  ];
+  for (const [what, because, prepare] of refusals) {
+    test(`is refused for ${what}`, () => {
+      const story = cutOff();
+      const durable = { ...story.state.durable, storeId: "store-1" };
+      story.state = { ...story.state, durable, written: durable };
+      const ack = ordered(story, prepare(story));
+      expect(ack).toMatchObject({ outcome: "refused" });
+      expect(ack?.because).toStartWith(because);
+      expect(told(story)).toEqual([]);
+    });
+  }
 });
