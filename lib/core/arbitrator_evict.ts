@@ -122,8 +122,8 @@ function againstEvicting(
   const report = youngReport(state, server.id, { now, maxAgeMs: suspectMs });
   if (report === null) return null;
   if (report.leaving) return `${server.name} is leaving`;
-  const stalls = report.probe === "hanging" || report.fenced || report.primary === "no";
-  return stalls ? null : `commits flow at ${server.name}`;
+  // What hangs there may still be acknowledged there when the network heals: its door must be closed.
+  return report.fenced || report.primary === "no" ? null : `${server.name} is open to clients`;
 }
 
 /** Silence is evidence only where the config says so. */

@@ -129,6 +129,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     ended: null,
     silent: [],
     listeningSince: now,
+    apart: false,
     steppedAt: now,
     evidenceAt: never,
     evictList: [],

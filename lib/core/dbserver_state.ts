@@ -114,6 +114,8 @@ export interface DbServerState {
   /** Servers whose watchdogs were not heard for suspect_ms, while this one listened. */
   readonly silent: readonly PartyId[];
   readonly listeningSince: Millis;
+  /** Commits hang and half of the view is not heard, where silence is evidence for evicting this server. */
+  readonly apart: boolean;
   readonly steppedAt: Millis;
   /** When a peer's report named a member of the view as ended, until a poll begun since has ended. */
   readonly evidenceAt: Millis;
@@ -266,6 +268,10 @@ function rightInView(state: DbServerState, now: Millis): Right {
   const names = memberNames(status);
   const lease = leaseOf(state);
   if (!isJoint(config, names)) return soloRight(state, { names, lease, now });
+  const granted = lease !== null && lease.epoch === state.grantEpoch && now < lease.until;
+  if (state.apart && !(granted && holdsNewestGrant(state))) {
+    return { ok: false, because: "commits hang, and half of the view is not heard" };
+  }
   if (lease !== null && now < lease.until) {
     return { ok: true, until: lease.until, because: "joint view, the arbitrator's lease" };
   }

@@ -26,7 +26,7 @@ function ids(names: readonly string[]): PartyId[] {
 
 /** A server that hangs in the complete view and does not hear those. */
 function hanging(silent: readonly string[], changes: Seen = {}): Seen {
-  return { probe: "hanging", silent: ids(silent), lastCommitted: 100, ...changes };
+  return { probe: "hanging", silent: ids(silent), lastCommitted: 100, fenced: true, ...changes };
 }
 
 function ended(name: string): Seen {
@@ -245,7 +245,7 @@ describe("never", () => {
   const cases: readonly (readonly [string, Parameters<typeof cut>[0]])[] = [
     ["while commits flow at one of those who would remain", { dc1: { probe: "flowing" } }],
     ["while one of them still hears the other side", { dc1: { silent: ids(["b1"]) } }],
-    ["while the other side says that its commits flow", { dc2: { probe: "flowing" } }],
+    ["while the other side, heard here, is open to clients", { dc2: { fenced: false } }],
     ["while somebody is leaving: that moves Galera's quorum", { dc2: { leaving: true } }],
     ["while one of those who would remain is leaving", { dc1: { leaving: true } }],
     ["on silence, where only ended processes are evicted", { config: CONFIRMED }],

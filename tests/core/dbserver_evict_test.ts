@@ -345,6 +345,34 @@ describe("silence", () => {
   });
 });
 
+describe("a server whose commits hang", () => {
+  function stalled(heard: readonly string[], evsState = "GATHER"): ServerStory {
+    const story = servingServer("a1", { config: FULL });
+    for (const name of ["a2", "b1", "b2"]) hearAlive(story, name);
+    for (let passed = 0; passed < 1_700; passed += 100) {
+      story.pass(100);
+      for (const name of heard) hearAlive(story, name);
+      story.leased();
+      story.polled(statusOf(ALL, { evsState, rejecting: story.state.closed }));
+    }
+    return story;
+  }
+
+  test("and that does not hear half of the view closes its door before the others can evict it", () => {
+    const story = stalled(["a2"]);
+    expect(story.has("fence")).toBe(true);
+    expect(story.lastReport.silent).toEqual([]);
+  });
+
+  test("stays open while it hears more than half", () => {
+    expect(stalled(["a2", "b1"]).has("fence")).toBe(false);
+  });
+
+  test("is what counts: silence alone closes no door", () => {
+    expect(stalled(["a2"], "OPERATIONAL").has("fence")).toBe(false);
+  });
+});
+
 describe("an order to evict", () => {
   test("is carried out only once its epoch is on disk", () => {
     const story = cutOff();
@@ -361,7 +389,7 @@ describe("an order to evict", () => {
     ordered(story);
     const ticket = story.lastTicket;
     story.end("evict");
-    story.polled(statusOf(["a1", "a2"], { primary: false, rejecting: false }));
+    story.polled(statusOf(["a1", "a2"], { primary: false, rejecting: false, evictList: OUT }));
     expect(story.has("fence")).toBe(false);
     const formed = story.effects.findLast((effect) => effect.do === "form_primary");
     expect(formed).toMatchObject({ expectedFingerprint: printOf(["a1", "a2"], false), epoch: 1 });
