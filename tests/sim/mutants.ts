@@ -42,6 +42,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "outwait.none",
     breaks: "Promises are taken for expired at once",
+    scenario: "nobody is promoted before their promises are outwaited (seed 1)",
     edits: [
       {
         file: RULES,
@@ -53,11 +54,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "outside.ignored",
     breaks: "Servers outside the component are not looked at",
+    scenario: "without a guard the outwait is no evidence",
     edits: [{ file: RULES, from: "facts.notExcluded.length > 0 ?", to: "false ?" }],
   },
   {
     id: "silence.is.down",
     breaks: "A server that has not been heard for a while counts as down",
+    scenario: "without a guard the outwait is no evidence",
     edits: [
       {
         file: RULES,
@@ -70,6 +73,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "heavy.outwaited",
     breaks: "An outwait is evidence against a heavy segment that no guard watches",
     heavy: true,
+    scenario: "without a guard the outwait is no evidence",
     edits: [
       {
         file: RULES,
@@ -82,6 +86,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "arithmetic.weights",
     breaks: "The arithmetic ignores the weights outside",
     heavy: true,
+    scenario: "without a guard the outwait is no evidence",
     edits: [
       { file: RULES, from: "return weightOutside <= weightInside", to: "return weightInside >= 0" },
     ],
@@ -90,6 +95,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "arithmetic.straight",
     breaks:
       "The arithmetic is applied to components that did not come straight from the noted view",
+    scenario: "dc2 is not promoted by arithmetic over the older view",
     edits: [
       {
         file: RULES,
@@ -102,6 +108,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "majority.dropped",
     breaks: "Any part of a segment may be promoted",
+    scenario: "dc2 is not promoted with it, and nothing is lost (seed 1)",
     edits: [
       { file: RULES, from: "facts.inCandidate * 2 > facts.counted", to: "facts.inCandidate > 0" },
     ],
@@ -110,11 +117,13 @@ export const MUTANTS: readonly Mutant[] = [
     id: "synced.dropped",
     breaks:
       "A server that was still receiving, or has restarted, counts as one that has all commits",
+    scenario: "dc2 is not promoted with it, and nothing is lost (seed 1)",
     edits: [{ file: RULES, from: "facts.unsynced.length === 0 ||", to: "true ||" }],
   },
   {
     id: "lineage.dropped",
     breaks: "A component without any server of the newest Primary view may be promoted",
+    scenario: "dc1 is not promoted without dc2's word",
     edits: [{ file: RULES, from: "facts.knowsNotedView ||", to: "true ||" }],
   },
   {
@@ -132,6 +141,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "rank.dropped",
     breaks: "Of two candidates the one that asks first is promoted, not the one with more commits",
+    scenario: "H1:",
     edits: [
       { file: RULES, from: "against: (facts) => facts.better,", to: "against: (_facts) => null," },
     ],
@@ -139,12 +149,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "restart.unwaited",
     breaks: "An arbitrator that has restarted grants at once",
+    scenario: "it waits as long from its start (seed 1)",
     edits: [{ file: RULES, from: "facts.restartWaitMs > 0", to: "(false as boolean)" }],
   },
   {
     id: "store.trusted.anyway",
     breaks: "A store that was lost, damaged or put back to an older copy is believed",
     kinds: ["spoil_store", "cut_sites", "isolate_site", "power_site", "crash_arbitrator"],
+    scenario: "put back to an older copy",
     edits: [
       {
         file: RULES,
@@ -161,6 +173,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "joint.any",
     breaks: "A view with one server of every segment counts as joint",
+    scenario: "H1:",
     edits: [
       {
         file: "lib/wsrep_status.ts",
@@ -172,6 +185,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "written.unawaited",
     breaks: "Orders and answers leave before what they rest on is on disk",
+    scenario: "while a1 still stands in the old joint view",
     edits: [
       {
         file: "lib/core/arbitrator_turn.ts",
@@ -183,6 +197,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "epoch.repeated",
     breaks: "A grant does not raise the epoch",
+    scenario: "H1:",
     edits: [
       {
         file: ARBITRATOR,
@@ -195,6 +210,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "promise.hanging",
     breaks: "The arbitrator renews leases of a view whose commits hang",
+    scenario: "loses Galera's link alone, and decisions are paused",
     edits: [
       {
         file: ARBITRATOR,
@@ -218,16 +234,19 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "close.early",
     breaks: "An epoch closes with the first report of a joint view",
+    scenario: "H8:",
     edits: [{ file: ARBITRATOR, from: "if (!isJointHere(state, agreed)) return;", to: "" }],
   },
   {
     id: "close.unsynced",
     breaks: "An epoch closes while the others are still receiving",
+    scenario: "H8:",
     edits: [{ file: ARBITRATOR, from: 'young.localState === "Synced" &&', to: "" }],
   },
   {
     id: "note.older",
     breaks: "An older view that is told late replaces the noted one",
+    scenario: "it replaces the noted one in nothing",
     edits: [
       {
         file: ARBITRATOR,
@@ -239,6 +258,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "note.never",
     breaks: "Newer Primary views are not written down",
+    scenario: "H1:",
     edits: [
       {
         file: ARBITRATOR,
@@ -250,6 +270,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "failed.is.void",
     breaks: "An order that may have been obeyed is taken for void",
+    scenario: "the grant stands, since nobody can know that",
     edits: [
       {
         file: ARBITRATOR,
@@ -261,6 +282,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "refused.is.obeyed",
     breaks: "An order that was refused is taken for obeyed",
+    scenario: "its order is not obeyed unwritten",
     edits: [
       {
         file: ARBITRATOR,
@@ -286,6 +308,7 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: "A promise counts from when it arrives, however late that is",
     heavy: true,
     kinds: ["slow", "isolate_site", "cut_sites", "cut_galera", "repeat"],
+    scenario: "20 s on and 20 s off",
     edits: [
       {
         file: SERVER,
@@ -298,6 +321,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "lease.endless",
     breaks: "A lease and a vouch never end",
     heavy: true,
+    scenario: "with guards and living watchdogs",
     edits: [
       {
         file: STATE,
@@ -310,6 +334,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "vouch.one",
     breaks: "One vouch suffices where half of the other segment has to vouch",
+    scenario: "while a1 still stands in the old joint view",
     edits: [{ file: STATE, from: "ends[needed - 1]", to: "ends[0]" }],
   },
   {
@@ -326,6 +351,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "vouch.hanging",
     breaks: "A server vouches while its own commits hang",
+    scenario: "H3: heavy dc1 loses Galera's link and the arbitrator",
     edits: [
       {
         file: STATE,
@@ -337,6 +363,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "vouch.forgotten",
     breaks: "A server that has vouched lets itself be promoted at once",
+    scenario: "H14:",
     edits: [
       { file: ORDERS, from: "|| now >= state.vouchedUntil", to: "|| state.vouchedUntil > 0" },
     ],
@@ -345,6 +372,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "solo.ungranted",
     breaks: "A server alone with its segment serves without a grant",
     heavy: true,
+    scenario: "H4:",
     edits: [
       { file: STATE, from: "if (!holdsNewestGrant(state)) {", to: "if (false as boolean) {" },
     ],
@@ -363,6 +391,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "ist.live",
     breaks: "A live server beyond a fork point comes back by incremental transfer",
+    scenario: "H7:",
     edits: [
       {
         file: STATE,
@@ -374,6 +403,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "ist.restarted",
     breaks: "A stopped server beyond a fork point comes back by incremental transfer",
+    scenario: "H7:",
     edits: [
       {
         file: OUTAGE,
@@ -390,12 +420,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "left.unkept",
     breaks: "Where a server stood when it left Primary is not kept",
+    scenario: "H7:",
     edits: [{ file: SERVER, from: "keep(turn, { leftPrimary: position });", to: "void position;" }],
   },
   {
     id: "fence.never",
     breaks: "A server whose right has ended stays open",
     heavy: true,
+    scenario: "isolated with its clients alive",
     edits: [
       {
         file: SERVER,
@@ -407,6 +439,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "unfence.at.start",
     breaks: "The door opens as soon as mariadbd answers",
+    scenario: "H7:",
     edits: [
       {
         file: SERVER,
@@ -419,6 +452,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "open.without.right",
     breaks: "A server that is Primary opens without a lease, a vouch or a grant",
     heavy: true,
+    scenario: "H3:",
     edits: [
       {
         file: SERVER,
@@ -453,12 +487,14 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: "A fence that does not hold is not followed by SIGKILL",
     heavy: true,
     kinds: ["hang_mariadbd", "isolate_site", "cut_sites", "suspend_host"],
+    scenario: "H21:",
     edits: [{ file: SERVER, from: "if (now >= wantedAt + fenceMs) {", to: "if (wantedAt < 0) {" }],
   },
   {
     id: "alone.lives",
     breaks: "A fenced server that is Primary alone without a grant is not killed",
     heavy: true,
+    scenario: "H6:",
     edits: [
       {
         file: SERVER,
@@ -472,6 +508,7 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: "A watchdog that was suspended relies on promises from before",
     heavy: true,
     kinds: ["suspend_site", "suspend_host", "isolate_site", "cut_sites"],
+    scenario: "H5:",
     edits: [{ file: SERVER, from: "        promises: new Map(),\n        sent: [],\n", to: "" }],
   },
   {
@@ -524,6 +561,7 @@ export const MUTANTS: readonly Mutant[] = [
       "order",
       "crash_watchdog",
     ],
+    scenario: "changes nothing",
     edits: [
       {
         file: ORDERS,
@@ -562,6 +600,7 @@ export const MUTANTS: readonly Mutant[] = [
       "isolate_site",
       "cut_sites",
     ],
+    scenario: "its order is not obeyed unwritten",
     edits: [
       {
         file: SERVER,
@@ -587,6 +626,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "session.stale",
     breaks: "A message of somebody who does not know this session is accepted",
     kinds: ["slow", "repeat", "crash_watchdog", "crash_arbitrator", "cut_sites", "isolate_site"],
+    scenario: "changes nothing after a restart",
     edits: [
       {
         file: MAIL,
@@ -599,6 +639,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "seq.older",
     breaks: "A message that was overtaken by a newer one is accepted",
     kinds: ["slow", "repeat", "cut_sites", "isolate_site", "flap"],
+    scenario: "changes nothing at once",
     edits: [
       { file: MAIL, from: "if (last !== undefined && seq < last.seq) {", to: "if (seq < 0) {" },
     ],
@@ -607,18 +648,21 @@ export const MUTANTS: readonly Mutant[] = [
     id: "outage.by.seqno",
     breaks: "After a full outage the highest seqno begins, whatever fork it is of",
     kinds: ["power_all", "isolate_site", "cut_sites", "power_site"],
+    scenario: "H19:",
     edits: [{ file: OUTAGE, from: "b.report.epochServed - a.report.epochServed ||", to: "" }],
   },
   {
     id: "outage.silent.ignored",
     breaks: "After a full outage one begins before all have said where they stand",
     kinds: ["power_all", "power_server", "power_site", "isolate_server", "crash_watchdog"],
+    scenario: "everything loses power and one never returns",
     edits: [{ file: OUTAGE, from: "if (silent.length > 0) {", to: "if (silent.length > 99) {" }],
   },
   {
     id: "outage.primary.ignored",
     breaks: "A bootstrap is ordered though somebody may be Primary",
     kinds: ["power_all", "power_server", "power_site", "kill_mariadbd", "cut_sites"],
+    scenario: "H18:",
     edits: [
       {
         file: OUTAGE,

@@ -272,27 +272,56 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
-  test("H8: dc1 returns and is still receiving when dc2 is lost: the epoch is open yet, dc1 is not promoted without dc2's commits", () => {
-    const stage = new Stage({
-      writeEveryMs: 500,
-      interMs: 0.5,
-      galera: { istMs: [9000, 9001] },
+  for (const joinerSaysPrimary of [false, true])
+    test(`H8: dc1 returns and is still receiving when dc2 is lost: the epoch is open yet, dc1 is not promoted without dc2's commits (a joiner says ${joinerSaysPrimary ? "Primary" : "non-Primary"})`, () => {
+      const stage = new Stage({
+        writeEveryMs: 500,
+        interMs: 0.5,
+        galera: { istMs: [9000, 9001], joinerSaysPrimary },
+      });
+      stage.powerOff(stage.of("dc1"));
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+      stage.run(10_000);
+      stage.powerOn(stage.of("dc1"));
+      stage.until("both of dc1 receive state", () =>
+        stage.of("dc1").every((name) => stage.view(name).length === 4),
+      );
+      stage.run(3000);
+      expect(stage.world.galera.procs[stage.node("a1")]?.transfer?.kind).toBe("ist");
+      expect(stage.of("dc1").some((name) => stage.serves(name))).toBe(false);
+      expect(stage.grant?.segment).toBe("dc2");
+      stage.powerOff(stage.of("dc2"));
+      stage.always("dc1 is not promoted", () => stage.grant?.segment === "dc2");
+      stage.run(60_000);
+      expect(stage.serving()).toEqual([]);
+      stage.endsWell();
     });
-    stage.powerOff(stage.of("dc1"));
-    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
-    stage.run(10_000);
-    stage.powerOn(stage.of("dc1"));
-    stage.until("both of dc1 receive state", () =>
-      stage.of("dc1").every((name) => stage.view(name).length === 4),
-    );
+
+  test("H10: b2's mariadbd hangs and its watchdog tells of the older view for long: it replaces the noted one in nothing", () => {
+    const stage = new Stage();
+    stage.world.hangMariadbd(stage.node("b2"), 9000);
+    let newest = 0;
+    stage.always("the noted view is never older than before", () => {
+      const seqno = stage.store.noted?.seqno ?? 0;
+      const kept = seqno >= newest;
+      newest = Math.max(newest, seqno);
+      return kept;
+    });
+    stage.until("the others go on", () => stage.view("a1").length === 3);
+    stage.until("their view is noted", () => stage.store.noted?.members.length === 3);
     stage.run(3000);
-    expect(stage.world.galera.procs[stage.node("a1")]?.transfer?.kind).toBe("ist");
-    expect(stage.of("dc1").some((name) => stage.serves(name))).toBe(false);
-    expect(stage.grant?.segment).toBe("dc2");
-    stage.powerOff(stage.of("dc2"));
-    stage.always("dc1 is not promoted", () => stage.grant?.segment === "dc2");
-    stage.run(60_000);
-    expect(stage.serving()).toEqual([]);
+    stage.endsWell();
+  });
+
+  test("H16: pc.bootstrap does nothing however often it is given: the grant stands, since nobody can know that", () => {
+    const stage = new Stage({ galera: { bootstrapLieChance: 1 } });
+    stage.cutSites();
+    stage.until("an epoch is written", () => stage.store.epoch > 0);
+    stage.always("the grant stands", () => stage.grant !== null);
+    const { segment } = stage.grant ?? {};
+    stage.run(10_000);
+    expect(stage.grant?.segment).toBe(segment ?? "");
+    stage.noLonger("the grant stands");
     stage.endsWell();
   });
 

@@ -22,7 +22,7 @@ const ROOT = join(import.meta.dir, "..", "..");
 /** Copies are named after the process that makes them. */
 const COPY = "gm-mutant-";
 /** Told stories that are a second net under the seeds. */
-const SCENARIOS = ["tests/sim/scenarios_test.ts", "tests/sim/faults_test.ts"];
+const SCENARIOS = ["scenarios", "faults", "replay"].map((name) => `tests/sim/${name}_test.ts`);
 /** For starting up, one history that is long, and the bound of a scenario run. */
 const SLACK_SECONDS = 60;
 const SCENARIO_SECONDS = 240;
