@@ -1,5 +1,5 @@
 /** The simulator itself: it repeats itself, and it is not blind. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Random } from "./random.ts";
 import { Plan, Schedule } from "./schedule.ts";
 import { configOf, FAULT_KINDS, run, storyOf } from "./swarm.ts";
@@ -37,6 +37,8 @@ function cutSites(world: World): void {
     }
   world.relinked("the segments are cut");
 }
+
+setDefaultTimeout(60_000);
 
 describe("the simulator", () => {
   test("a seed gives the same history each time", () => {
