@@ -513,7 +513,28 @@ class Sketch {
 
   /** A door that is open stays open under a promise; one that is shut opens under one. */
   #hasRight(node: Node): boolean {
+    if (this.#isApart(node)) return false;
     return node.report.primary === "yes" && this.#now < node.promisedUntil;
+  }
+
+  /** Whoever may be evicted closes its door before: commits hang, and half of the weight is not heard. */
+  #isApart(node: Node): boolean {
+    const { evict, timing } = this.#config;
+    const { suspectMs, reportIntervalMs } = timing;
+    const hangs = node.stalledAt !== null && this.#now - node.stalledAt >= this.#hangAfter();
+    if (evict !== "full" || !hangs || this.#now - this.#start < suspectMs - reportIntervalMs) {
+      return false;
+    }
+    const cut = this.#fault.is === "link_down";
+    let heard = 0;
+    let all = 0;
+    for (const { speaks, config, report } of this.#nodes) {
+      if (!node.report.members.some(({ name }) => name === config.name)) continue;
+      const weight = report.weight ?? config.weight;
+      all += weight;
+      if (speaks && !(cut && config.segment !== node.config.segment)) heard += weight;
+    }
+    return 2 * heard <= all;
   }
 
   #watchDoors(): void {
