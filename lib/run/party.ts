@@ -180,7 +180,7 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
   const servers = [
     listen({ hostname: host, port, ...tlsOptions(serverTls, tlsConfig?.mutual) }, endpoint, isOwn),
     ...(options.controlSocket === null ? [] : [listenUnix(options.controlSocket, endpoint)]),
-    ...(serverTls === null ? [] : listenPlain(port, { endpoint, isOwn, log })),
+    ...(serverTls === null && isLoopback(host) ? [] : listenPlain(port, { endpoint, isOwn, log })),
   ];
   const onHangup = (): void => secrets?.reload();
   if (secrets !== null) process.on("SIGHUP", onHangup);
@@ -258,8 +258,8 @@ function listen(
 }
 
 /**
- * Beside TLS a plain port on loopback, for the notify handler and questions of this host: a handshake
- * takes longer than mariadbd should wait. Done without where another program has it.
+ * The same port on loopback, never with TLS, for the notify handler and questions of this host: a
+ * handshake takes longer than mariadbd should wait. Done without where another program has it.
  */
 function listenPlain(
   port: number,
