@@ -8,7 +8,7 @@ import type { ClusterConfig } from "../cluster_config.ts";
 import { MinderError } from "../errors.ts";
 import type { Summary } from "../message/arbitrator.ts";
 import { until } from "./exec.ts";
-import { type Attempt, longestGap, wallMs } from "./journal.ts";
+import { type Attempt, longestGap, rowKey, wallMs } from "./journal.ts";
 import type { LabProcess } from "./lab.ts";
 import type { Minded } from "./minded.ts";
 
@@ -60,6 +60,7 @@ export async function runEvictFault(
   const primary = (await minded.untilHealth("healthy")).primarySegment;
   const inside = minded.serversOf(primary);
   const other = [...lab.servers.keys()].filter((host) => !inside.includes(host));
+  const beganMs = wallMs();
   const app = lab.startApp(APP, { name, statementTimeoutMs: STATEMENT_TIMEOUT_MS });
   const prober = lab.startProber();
   await untilRows(minded, name, { from: 0, count: 50 });
@@ -87,25 +88,32 @@ export async function runEvictFault(
   const back = longestGap(rows, evenAtMs, rows.at(-1)?.endMs ?? evenAtMs);
   const [witness = ""] = alive.filter((host) => !side.includes(host));
   const direct = longestGap(lab.journal(`probe-${witness}`), before - 500, evenAtMs);
-  const lost = fault === "crash" || fault === "segment" ? [] : side;
+  const outside = fault === "crash" || fault === "segment" ? [] : side;
   const strays = lab
     .journal()
     .filter(
       (attempt) =>
         attempt.outcome === "acknowledged" &&
         attempt.server !== null &&
-        lost.includes(attempt.server) &&
+        outside.includes(attempt.server) &&
         attempt.endMs > faultAtMs + IN_FLIGHT_MS &&
         attempt.endMs < healedAtMs,
     );
   const checks = await Promise.all([...lab.servers.keys()].map((host) => lab.checkRows(host)));
   const sums = new Set((await lab.checksums()).values());
-  const missing = Math.max(...checks.map((check) => check.missing.length));
+  // Of this run: the prober's journals go on from run to run, and a row lacks on several servers.
+  const lost = new Map(
+    checks
+      .flatMap((check) => check.missing)
+      .filter((row) => row.startMs >= beganMs)
+      .map((row) => [rowKey(row), row]),
+  );
+  const missing = lost.size;
   const foreign = Math.max(...checks.map((check) => check.foreign));
   const complaints = [
-    ...[...new Set(checks.flatMap((check) => check.missing))].map(
+    ...[...lost.values()].map(
       (row) =>
-        `row ${row.writer}/${row.number}, acknowledged by ${row.server} ${Math.round(row.endMs - faultAtMs)} ms after the fault, is missing`,
+        `row ${row.writer}/${row.number}, acknowledged by ${row.server} ${Math.round(row.endMs - before)} ms after the fault began, ${Math.round(faultAtMs - row.endMs)} ms before it was complete, is missing`,
     ),
     ...(foreign > 0 ? [`${foreign} rows are there that nobody wrote`] : []),
     ...(sums.size > 1 ? ["the servers hold different rows"] : []),
