@@ -56,7 +56,7 @@ export const QUICK_RETRY_MS = 100;
 /** A client minder that has not answered so many posts in a row is away: there may be hundreds. */
 export const AWAY_FAILURES = 3;
 /** One that is away is told this often, and at once when it speaks: it asks as soon as it starts. */
-export const AWAY_MS = 10_000;
+export const AWAY_MS = 5_000;
 /** A post and the wait for a reply last so many ack timeouts: a late reply still tells something. */
 export const PATIENCE_ACK_TIMEOUTS = 2;
 

@@ -383,17 +383,17 @@ function lagOf(
 
 // Silence
 
-/** One report missing, and the time of another: ask. */
+/** One report missing, and the time of another, or half of a turn: ask. */
 function askAfterMs(config: ClusterConfig): Millis {
-  const { reportIntervalMs } = config.timing;
-  return Math.min(clientIntervalMs(config) + reportIntervalMs, silentAfterMs(config));
+  const intervalMs = clientIntervalMs(config);
+  const graceMs = Math.max(config.timing.reportIntervalMs, intervalMs / 2);
+  return Math.min(intervalMs + graceMs, silentAfterMs(config));
 }
 
-/** Silent, if others speak: unheard for suspectMs, and for two reports and the time of two more. */
+/** Silent, if others speak: unheard for suspectMs, and where client minders take turns for two. */
 function silentAfterMs(config: ClusterConfig): Millis {
-  const { suspectMs, reportIntervalMs } = config.timing;
-  const turns = clientTurns(config);
-  return turns === 1 ? suspectMs : Math.max(suspectMs, (turns + 3) * reportIntervalMs);
+  const { suspectMs } = config.timing;
+  return clientTurns(config) === 1 ? suspectMs : Math.max(suspectMs, 2 * clientIntervalMs(config));
 }
 
 /**

@@ -90,11 +90,15 @@ interface PeerState {
 }
 type PeerEvent =
   | CommonEvent<"dbserver">
-  | { readonly on: "change"; readonly changes: Partial<Report> };
+  | { readonly on: "change"; readonly changes: Partial<Report> }
+  /** Begins to report, after so long. */
+  | { readonly on: "begin"; readonly afterMs: Millis };
 type PeerEffect = CommonEffect<"dbserver">;
 
 /** A watchdog without a mariadbd. */
 export interface Peer {
+  /** Reports by itself from then on; until then it only answers. */
+  begin(afterMs: Millis): void;
   /** Reports differently from now on, and at once. */
   change(changes: Partial<Report>): void;
   stop(): Promise<void>;
@@ -128,8 +132,7 @@ export function startPeers(config: ClusterConfig, share: Share): ReadonlyMap<str
         },
         initial: {
           report: reportOf(config, { members: [...members], fingerprint, url: urlOf(server) }),
-          // Spread over the interval, as processes are that were started one by one.
-          dueAt: clock.now() + (config.timing.reportIntervalMs * index) / config.servers.length,
+          dueAt: Number.POSITIVE_INFINITY,
         },
         perform: async () => null,
         failed: () => null,
@@ -139,7 +142,8 @@ export function startPeers(config: ClusterConfig, share: Share): ReadonlyMap<str
         log: quiet(server.id),
       });
       const change = (changes: Partial<Report>): void => party.loop.tell({ on: "change", changes });
-      return [[server.name, { change, stop: () => party.stop() }]];
+      const begin = (afterMs: Millis): void => party.loop.tell({ on: "begin", afterMs });
+      return [[server.name, { begin, change, stop: () => party.stop() }]];
     }),
   );
 }
@@ -154,6 +158,7 @@ function stepPeer(
     const body = { verb: "db_status_report", parameters: state.report } as const;
     return { state, effects: [{ do: "reply", ticket: event.ticket, body }] };
   }
+  if (event.on === "begin") return { state: { ...state, dueAt: now + event.afterMs }, effects: [] };
   const changes = event.on === "change" ? event.changes : null;
   if (changes === null && now < state.dueAt) return { state, effects: [] };
   const number = state.report.reportNumber + 1;

@@ -401,12 +401,12 @@ group("silence", () => {
       story.now += 400;
       story.report(name);
     }
-    story.pass(4499 - 1200);
+    story.pass(5999 - 1200);
     expect(story.took("send")).toEqual([]);
     story.pass(1);
     expect(story.took("send")).toMatchObject([{ to: "dbserver.1" }]);
     story.report("b1");
-    story.pass(999);
+    story.pass(1999);
     expect(story.places()).toBe(CALM);
     story.pass(1);
     expect(story.places()).toBe(SECOND);
