@@ -283,6 +283,8 @@ export class Minded {
       await lab.startBalancer(name);
       this.startMinder(name);
     }
+    // Not all at once: a watchdog that gets no time cannot see that its mariadbd is well.
+    await this.untilSummary("the arbitrator answers", () => true);
     for (const name of started.keys()) this.startMinder(name);
     await this.untilHealth("healthy");
   }
