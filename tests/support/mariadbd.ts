@@ -177,7 +177,7 @@ function removeRemains(): void {
 }
 
 /** Ports that were free a moment ago, all held at once so that they differ. */
-async function freePorts(count: number): Promise<number[]> {
+export async function freePorts(count: number): Promise<number[]> {
   const servers = await Promise.all(
     Array.from({ length: count }, async () => {
       const server = createServer();
