@@ -6,7 +6,6 @@ import { parseArgs } from "node:util";
 import type { ClusterConfig } from "./cluster_config.ts";
 import type { NodeFile } from "./config_store.ts";
 import { type ConfigFile, readConfigFile } from "./effects/config_file.ts";
-import { configCopy, newestDocument, readCopy } from "./effects/config_source.ts";
 import { describeError, formatError, MinderError } from "./errors.ts";
 
 export const EXIT_FAILED = 1;
@@ -82,6 +81,8 @@ export async function loadConfig(told: string | undefined): Promise<ClusterConfi
 /** The local copy is at hand at once; without one, or out of its reach, the database is asked. */
 async function configOf(node: NodeFile): Promise<ClusterConfig> {
   const { id } = node.node;
+  // A site file needs none of it, and a question has to be answered at once.
+  const { configCopy, newestDocument, readCopy } = await import("./effects/config_source.ts");
   if (id !== undefined) {
     const { path, file } = await configCopy(node, id);
     const copy = await file.read().catch(() => null);

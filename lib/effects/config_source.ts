@@ -8,7 +8,7 @@ import { defaultStateDir } from "../cluster_config.ts";
 import type { NodeFile, Shelf } from "../config_store.ts";
 import { describeError, MinderError } from "../errors.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { type ConfigDb, type ConfigDbOptions, openConfigDb } from "./config_db.ts";
+import type { ConfigDb, ConfigDbOptions } from "./config_db.ts";
 import { CONFIG_FILE_MAX_BYTES, type ConfigDocument, parseDocument } from "./config_file.ts";
 import { machineId, type StateFile, stateFile } from "./state_file.ts";
 
@@ -78,6 +78,8 @@ export async function newestDocument(
   },
 ): Promise<Asked> {
   const { boundMs, wanted, known } = options;
+  // Loaded when it is needed: the client of the database is half of what a script takes to start (30 ms).
+  const { openConfigDb } = await import("./config_db.ts");
   const deadline = performance.now() + boundMs;
   const errors: string[] = [];
   let best: Extract<Asked, { document: unknown }> | null = null;
