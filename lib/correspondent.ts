@@ -348,9 +348,11 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function dueOf(work: Work<S, F>): Millis {
     let due = Number.POSITIVE_INFINITY;
     for (const { giveUpAt } of work.flights) due = Math.min(due, giveUpAt);
+    // Counted once, and only if any can be blocked: with hundreds of peers each has a message waiting.
+    const flying = work.flights.length < FLIGHTS_MAX ? null : flightsByPeer(work.flights);
     for (const { id, outbox } of work.correspondents) {
       if (outbox.length === 0) continue;
-      const blocked = flightsTo(work, id) >= FLIGHTS_MAX;
+      const blocked = flying !== null && (flying.get(id) ?? 0) >= FLIGHTS_MAX;
       for (const outgoing of outbox) {
         // A blocked message goes out when a post ends, which is an event and not a time.
         due = Math.min(
@@ -962,6 +964,12 @@ function reportedUrl(message: Message, known: string | null): string | null {
 function find(correspondents: readonly Correspondent[], peer: PartyId): Correspondent | undefined {
   for (const correspondent of correspondents) if (correspondent.id === peer) return correspondent;
   return undefined;
+}
+
+function flightsByPeer(flights: readonly Flight[]): ReadonlyMap<PartyId, number> {
+  const flying = new Map<PartyId, number>();
+  for (const { peer } of flights) flying.set(peer, (flying.get(peer) ?? 0) + 1);
+  return flying;
 }
 
 function byVerb(outbox: readonly Outgoing[], verb: string): Outgoing | undefined {
