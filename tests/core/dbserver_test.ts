@@ -943,7 +943,7 @@ test("whatever happens, no deadline is ever left in the past: 300 random lives o
       if (due <= story.now) story.give({ on: "wakeup" } satisfies DbServerEvent);
     }
   }
-});
+}, 60_000);
 
 test("a report counts the client minders that have this server as their writer, by young acks", () => {
   const balancer = { kind: "haproxy", socket: "/none", backend: "galera" } as const;

@@ -260,8 +260,6 @@ describe("clocks, pauses and hangs", () => {
     stage.powerOff(stage.of("dc1"));
     stage.run(18_000);
     expect(stage.of("dc2").some((name) => stage.primary(name))).toBe(false);
-    expect(stage.count("epoch_opened")).toBeGreaterThan(0);
-    expect(stage.count("promoted")).toBe(0);
     stage.endsWell();
   });
 });

@@ -282,7 +282,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "refused.is.obeyed",
     breaks: "An order that was refused is taken for obeyed",
-    scenario: "its order is not obeyed unwritten",
+    scenario: "H14:",
     edits: [
       {
         file: ARBITRATOR,
@@ -295,6 +295,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "arbitrator.sleeps",
     breaks: "An arbitrator that was suspended believes what it heard before",
     kinds: ["suspend_arbitrator", "cut_sites", "cut_galera", "isolate_site", "suspend_host"],
+    scenario: "what it heard is not believed",
     edits: [
       {
         file: ARBITRATOR,
@@ -339,8 +340,14 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     id: "vouch.solo",
-    breaks: "A server vouches in a view that is not joint",
+    breaks: "Vouches are given, and count, in a view that is not joint",
+    scenario: "vouches count in joint views only",
     edits: [
+      {
+        file: STATE,
+        from: "if (!isJoint(config, names)) return soloRight(state,",
+        to: "if (!isJoint(config, names) && now >= vouchedUntil(state, names)) return soloRight(state,",
+      },
       {
         file: STATE,
         from: " || !isJoint(state.config, memberNames(status))) return false;",
@@ -372,7 +379,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "solo.ungranted",
     breaks: "A server alone with its segment serves without a grant",
     heavy: true,
-    scenario: "H4:",
+    scenario: "with guards and living watchdogs",
     edits: [
       { file: STATE, from: "if (!holdsNewestGrant(state)) {", to: "if (false as boolean) {" },
     ],
@@ -380,6 +387,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "grant.old",
     breaks: "A grant counts though a newer epoch has been heard of",
+    scenario: "dc1 hears of the newer epoch: it closes",
     edits: [
       {
         file: STATE,
@@ -427,7 +435,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "fence.never",
     breaks: "A server whose right has ended stays open",
     heavy: true,
-    scenario: "isolated with its clients alive",
+    scenario: "H3: heavy dc1 loses Galera's link and the arbitrator",
     edits: [
       {
         file: SERVER,
@@ -439,7 +447,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "unfence.at.start",
     breaks: "The door opens as soon as mariadbd answers",
-    scenario: "H7:",
+    scenario: "its watchdog is away when it comes back",
     edits: [
       {
         file: SERVER,

@@ -25,7 +25,7 @@ const COPY = "gm-mutant-";
 const SCENARIOS = ["scenarios", "faults", "replay"].map((name) => `tests/sim/${name}_test.ts`);
 /** For starting up, one history that is long, and the bound of a scenario run. */
 const SLACK_SECONDS = 60;
-const SCENARIO_SECONDS = 240;
+const SCENARIO_SECONDS = 480;
 
 export interface MutationOptions {
   readonly workers: number;
