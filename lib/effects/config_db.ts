@@ -18,7 +18,7 @@ export interface ConfigDbOptions {
   readonly user: string;
   /** Read at every connection. Null: no password. */
   readonly passwordFile: string | null;
-  /** Only a server that is Primary will do: there is something to write. @default false */
+  /** Only a server that is Primary and not fenced will do: there is something to write. @default false */
   readonly primary?: boolean;
   /** Bound of one address: connect, and each statement. @default 2000 */
   readonly timeoutMs?: number;
@@ -108,9 +108,9 @@ export async function openConfigDb(options: ConfigDbOptions): Promise<ConfigDb> 
   for (const address of options.addresses) {
     try {
       const db = await connect(address, options);
-      if (options.primary !== true || (await db.isPrimary())) return db;
+      if (options.primary !== true || (await db.takesWrites())) return db;
       db.close();
-      failures.push(`${address}: not Primary`);
+      failures.push(`${address}: not Primary, or fenced`);
     } catch (error) {
       failures.push(`${address}: ${describeError(error)}`);
     }
@@ -203,6 +203,12 @@ class OneServer implements ConfigDb {
   async isPrimary(): Promise<boolean> {
     const [status] = await this.rows("SHOW GLOBAL STATUS LIKE 'wsrep_cluster_status'");
     return status === undefined || status["Value"] === "Primary";
+  }
+
+  /** Primary, and not fenced. */
+  async takesWrites(): Promise<boolean> {
+    const [fence] = await this.rows("SHOW GLOBAL VARIABLES LIKE 'wsrep_reject_queries'");
+    return (fence === undefined || fence["Value"] === "NONE") && (await this.isPrimary());
   }
 
   async newest(): Promise<Newest> {

@@ -175,6 +175,7 @@ describe.skipIf(made === null)("on a real mariadbd", () => {
     await bed.root.query("SET GLOBAL wsrep_reject_queries = ALL");
     try {
       expect((await (await connect()).newest()).version).toBe(10);
+      await expect(connect({ primary: true })).rejects.toThrow("not Primary, or fenced");
     } finally {
       await bed.root.query("SET GLOBAL wsrep_reject_queries = NONE");
     }
