@@ -148,6 +148,16 @@ function segmentLines(
     const part = serving.length === own.length ? "all of it" : `${serving.length} of ${own.length}`;
     return [`${name}: serves, ${part}`];
   }
+  const { epoch, epochHolder } = summary;
+  const holderServes = summary.servers.some(
+    (server) => server.segment === epochHolder && speaks(server) && server.report.serving === "on",
+  );
+  if (holderServes) {
+    return [
+      `${name}: does not serve, ${epochHolder} holds epoch ${epoch}`,
+      `  would change: its servers join ${epochHolder} by themselves once they can reach it, and open when both sides are in one view`,
+    ];
+  }
   return [
     `${name}: does not serve, and is not promoted: ${verdict.rule} - ${verdict.because}`,
     `  would change: ${verdict.wouldChange}`,

@@ -34,10 +34,21 @@ describe("statusText()", () => {
     expect(text).toContain("view     dc2 alone: b1, b2; dc2 holds epoch 1");
     expect(text).toContain("writers  belong in dc2; 1 client minder has b1 as their writer");
     expect(text).toContain("dc2: serves, all of it");
-    expect(text).toContain("dc1: does not serve, and is not promoted: candidate.exists");
-    expect(text).toContain("  would change: servers of the segment report");
+    expect(text).toContain("dc1: does not serve, dc2 holds epoch 1");
+    expect(text).toContain("  would change: its servers join dc2 by themselves");
     expect(text).toContain("promoted - dc2 serves under epoch 1");
     expect(text).toContain("what would happen next:\n  if dc2 is lost: nobody");
+  });
+
+  test("says which rule keeps a side from serving where nobody serves", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "pause", parameters: { who: "eve", why: "" } });
+    story.pass(6_000);
+    story.reports(DC2, { view: DC2, primary: "no" });
+    const text = statusText(summarize(story.state, story.now));
+    expect(text).toContain("view     no server is Primary; no epoch was ever needed");
+    expect(text).toContain("dc2: does not serve, and is not promoted: not.paused");
+    expect(text).toContain("  would change: a person says `resume`");
   });
 
   test("says how writers that are elsewhere get to where they belong", () => {

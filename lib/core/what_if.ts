@@ -755,8 +755,9 @@ class Sketch {
     const left = new Set(
       this.#nodes.flatMap(({ speaks, config }) => (speaks ? config.segment : [])),
     );
+    if (left.size === 0) return "no server is left that is heard";
     return [...this.#state.verdicts]
-      .filter(([segment]) => left.size === 0 || left.has(segment))
+      .filter(([segment]) => left.has(segment))
       .map(([segment, { rule, because }]) => `${segment}: ${rule} - ${because}`)
       .join("; ");
   }

@@ -1,5 +1,5 @@
 /** What would happen if: told by the arbitrator's own rules from its live state, which stays as it is. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { ClusterConfig } from "../../lib/cluster_config.ts";
 import { snapshotOf } from "../../lib/core/arbitrator_summary.ts";
 import { type Fault, forecast, forecastUsual, parseFault } from "../../lib/core/what_if.ts";
@@ -13,6 +13,9 @@ import {
   DC2,
   down,
 } from "../support/cores.ts";
+
+// Thousands of steps each: a busy machine takes seconds.
+setDefaultTimeout(60_000);
 
 function faultOf(config: ClusterConfig, word: string): Fault {
   const fault = parseFault(config, word);

@@ -1,10 +1,12 @@
 /** Every program's front door: help, wrong use, wrong config, and the exit codes that monitors rely on. */
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { configPath, EXIT_FAILED, EXIT_USAGE } from "../../lib/cli.ts";
 
+// Each test starts programs, which a busy machine makes slow.
+setDefaultTimeout(60_000);
 const SCRIPTS = join(import.meta.dir, "..", "..", "scripts");
 const EXAMPLE = join(import.meta.dir, "..", "..", "config", "cluster.example.toml");
 const folder = mkdtempSync(join(tmpdir(), "galera-minder-usage-"));
