@@ -131,6 +131,8 @@ export interface DbClientState {
   readonly target: Target | null;
   readonly cut: readonly string[];
   readonly reconcileAt: Millis;
+  /** From when on silent servers may be asked again. */
+  readonly askAgainAt: Millis;
   readonly applied: Applied | null;
   /** Passes that have failed in a row. */
   readonly failures: number;
@@ -141,6 +143,9 @@ export interface DbClientState {
 
 /** Outvoted for so long at least, a writer is given up for the one that the others have. */
 const AGREE_MIN_MS = 3000;
+
+/** Silent servers asked in one report interval. */
+const ASKS_AT_ONCE = 4;
 
 const ADVANCES_MAX = 64;
 const ADVANCE_STEP_MS = 200;
@@ -172,6 +177,7 @@ export function initial(
     target: null,
     cut: [],
     reconcileAt: Number.POSITIVE_INFINITY,
+    askAgainAt: now,
     applied: null,
     failures: 0,
     startedAt: now,
@@ -537,11 +543,19 @@ function noteQuiet(state: DbClientState, effects: DbClientEffect[], now: Millis)
   return { ...state, speakingSince: null };
 }
 
+/**
+ * Once it steers, a few at a time: where many are late at once the fault is likely nearer, and the
+ * answers, each a whole report, would make it worse.
+ */
 function askSilent(state: DbClientState, effects: DbClientEffect[], now: Millis): DbClientState {
   const everyMs = askAfterMs(state.config);
   const known = new Map(state.known);
+  const most = state.target === null ? Number.POSITIVE_INFINITY : ASKS_AT_ONCE;
+  if (state.target !== null && now < state.askAgainAt) return state;
+  let asked = 0;
   for (const [id, one] of state.known) {
     if (now < Math.max(one.heardAt, one.askedAt) + everyMs) continue;
+    if (asked++ >= most) break;
     known.set(id, { ...one, askedAt: now });
     effects.push({
       do: "send",
@@ -550,7 +564,8 @@ function askSilent(state: DbClientState, effects: DbClientEffect[], now: Millis)
       expiresMs: everyMs,
     });
   }
-  return { ...state, known };
+  if (asked === 0) return state;
+  return { ...state, known, askAgainAt: now + state.config.timing.reportIntervalMs };
 }
 
 function judgeAll(state: DbClientState, effects: DbClientEffect[], now: Millis): DbClientState {
@@ -693,7 +708,7 @@ function nextDueAt(state: DbClientState, now: Millis): Millis {
   const cutMs = state.client.drainCutMs ?? Number.POSITIVE_INFINITY;
   // One more than the limit, where being quiet needs more than that.
   const moments: Millis[] = [lastHeardAt(state) + silentMs + 1];
-  if (state.target !== null) moments.push(state.reconcileAt);
+  if (state.target !== null) moments.push(state.reconcileAt, state.askAgainAt);
   if (state.outvotedSince !== null) moments.push(state.outvotedSince + agreeMs(state.config));
   if (state.speakingSince !== null) moments.push(state.speakingSince + silentMs);
   for (const known of state.known.values()) {

@@ -412,6 +412,24 @@ group("silence", () => {
     expect(story.places()).toBe(SECOND);
   });
 
+  test("where many are late at once only a few are asked at a time", () => {
+    const names = Array.from({ length: 12 }, (_, index) => `s${index + 1}`);
+    const story = new Story(
+      clientCluster({ segments: { dc1: names.slice(0, 6), dc2: names.slice(6) } }),
+    );
+    expect(story.took("send")).toHaveLength(12);
+    story.all();
+    story.effects = [];
+    story.pass(1000);
+    expect(story.took("send")).toHaveLength(4);
+    story.pass(499);
+    expect(story.took("send")).toHaveLength(0);
+    story.pass(1);
+    expect(story.took("send")).toHaveLength(4);
+    story.pass(500);
+    expect(story.took("send")).toHaveLength(4);
+  });
+
   test("among 200 it is out as soon as the others' new view is told, whosever turn it is", () => {
     const story = new Story(crowded(clientCluster()));
     story.all();
