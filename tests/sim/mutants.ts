@@ -716,9 +716,16 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     id: "guest.killed",
-    breaks: "A few servers beside the majority of another segment are killed as a second Primary",
+    breaks:
+      "Servers beside one that serves, or beside the majority of another segment, are killed as a second Primary",
     scenario: "it is no second Primary, so it stays closed and lives",
-    edits: [{ file: SERVER, from: "if (guest || ", to: "if ((guest && names.size < 0) || " }],
+    edits: [
+      {
+        file: SERVER,
+        from: "if (guest || servesBeside(turn)) return",
+        to: "if (names.size < 0 && guest) return",
+      },
+    ],
   },
   {
     id: "probe.open.only",
