@@ -53,7 +53,7 @@ export const CHALLENGES_MAX = 256;
 export const CHALLENGE_MAX_MS = 10_000;
 /** A first attempt that fails at once is followed after this. */
 export const QUICK_RETRY_MS = 100;
-/** A client minder that has not answered so many posts in a row is away: there may be hundreds. */
+/** A client minder where so many posts in a row failed at once is away: there may be hundreds. */
 export const AWAY_FAILURES = 3;
 /** One that is away is told this often, and at once when it speaks: it asks as soon as it starts. */
 export const AWAY_MS = 5_000;
@@ -164,7 +164,7 @@ export interface Correspondent {
   readonly heardAt: Millis | null;
   readonly answeredAt: Millis | null;
   readonly lastError: string | null;
-  /** Posts that have failed since it last spoke or answered. */
+  /** Posts that have failed at once since it last spoke or answered. */
   readonly failures: number;
 }
 
@@ -490,7 +490,10 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function failed(work: Work<S, F>, flight: Flight, counter: string, error: string): void {
     count(work, counter);
     if (flight.answered) return;
-    const failures = correspondentOf(work, flight.peer).failures + 1;
+    // Who is only slow is not away: no reply in time says less than a refused connection.
+    const tookMs = work.now - (flight.giveUpAt - patienceMs - ackTimeoutMs);
+    const before = correspondentOf(work, flight.peer).failures;
+    const failures = tookMs < ackTimeoutMs ? before + 1 : before;
     change(work, flight.peer, { lastError: error, failures });
   }
 
