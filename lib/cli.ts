@@ -69,6 +69,15 @@ export function configPath(told: string | undefined): string {
   });
 }
 
+/** Who gives an order from this terminal: GM_WHO, else who called sudo, else the user logged in. */
+export function whoOrders(): string {
+  const named = process.env["GM_WHO"] ?? process.env["SUDO_USER"];
+  if (named !== undefined && named !== "") return named;
+  // Bun knows the name from $USER only, which cron does not set.
+  const { username, uid } = userInfo();
+  return username === "unknown" ? `uid ${uid}` : username;
+}
+
 /**
  * Reads the cluster's config: a site file, or by a node's own file the local copy or the database.
  * @throws UsageError with every problem in it

@@ -1,6 +1,5 @@
 /** Gives an order to the arbitrator, and prints what it says. Exit: 0 done, 1 refused or failed, 2 wrong use. */
-import { userInfo } from "node:os";
-import { loadConfig, parseArguments, runScript, UsageError } from "../lib/cli.ts";
+import { loadConfig, parseArguments, runScript, UsageError, whoOrders } from "../lib/cli.ts";
 import type { ClusterConfig } from "../lib/cluster_config.ts";
 import { askArbitrator } from "../lib/effects/ask.ts";
 import { MinderError } from "../lib/errors.ts";
@@ -54,7 +53,7 @@ async function main(): Promise<number> {
     "allow-data-loss": { type: "boolean" },
   });
   const flags: OrderFlags = {
-    who: values.who ?? loggedIn(),
+    who: values.who ?? whoOrders(),
     why: values.why ?? "",
     dryRun: values["dry-run"] === true,
     takeOver: values["take-over"] === true,
@@ -127,10 +126,6 @@ async function confirmLoss(
     });
   }
   return { acceptedLoss: loss.exact ? loss.transactions : null };
-}
-
-function loggedIn(): string {
-  return process.env["GM_WHO"] ?? process.env["SUDO_USER"] ?? userInfo().username;
 }
 
 function numberFrom(option: string, text: string | undefined): number | null {

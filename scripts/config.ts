@@ -1,7 +1,13 @@
 /** The config in the database: make its table, push, show, compare, roll back. */
-import { userInfo } from "node:os";
 import { createInterface } from "node:readline/promises";
-import { configPath, loadConfigFile, parseArguments, runScript, UsageError } from "../lib/cli.ts";
+import {
+  configPath,
+  loadConfigFile,
+  parseArguments,
+  runScript,
+  UsageError,
+  whoOrders,
+} from "../lib/cli.ts";
 import { restamp } from "../lib/config_store.ts";
 import { type ConfigDbOptions, openConfigDb } from "../lib/effects/config_db.ts";
 import { readConfigText } from "../lib/effects/config_file.ts";
@@ -53,7 +59,7 @@ async function main(): Promise<number> {
   const db = await openConfigDb({ ...(await databaseOf(values)), primary: writes });
   const push = async (text: string, note: string) =>
     await pushConfig(db, text, {
-      author: values.who ?? userInfo().username,
+      author: values.who ?? whoOrders(),
       note,
       agreed: values.yes === true ? async () => true : agreed,
       say: (line) => console.log(line),

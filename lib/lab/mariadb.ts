@@ -16,7 +16,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
-import { homedir, userInfo } from "node:os";
+import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { type Connection, createConnection, type RowDataPacket } from "mysql2/promise";
 import { readGrastate } from "../effects/datadir.ts";
@@ -256,8 +256,8 @@ wsrep_node_address = 127.0.0.1
 wsrep_provider_options = "${SHARED_PROVIDER_OPTIONS};gmcast.listen_addr=tcp://127.0.0.1:${freePort()}"
 `,
   );
-  // Not $USER: su and sudo leave it as it was.
-  const owner = userInfo().username;
+  // Not $USER, which su leaves as it was and cron leaves out; Bun's userInfo() rests on it too.
+  const owner = run(["id", "--user", "--name"]).trim();
   await runAsync(
     [
       ...serverUserPrefix(),

@@ -111,24 +111,31 @@ export function isAlive(mark: Pick<ProcessMark, "pid" | "startTime">): boolean {
   return stat !== null && stat.startTime === mark.startTime && !"ZX".includes(stat.state);
 }
 
-/** Processes that carry the lab's mark in their environment; of one host, or of all. */
+/**
+ * Processes that carry the lab's mark in their environment; of one host, or of all. A mariadbd that its
+ * watchdog has started does not, because that gives it a bare environment: it is known by its options file.
+ */
 export function markedAlive(directory: string, host?: string): readonly ProcessMark[] {
   const marks: ProcessMark[] = [];
   const wanted = `\0${LAB_MARK}=${directory}\0`;
   const wantedHost = host === undefined ? "" : `\0${HOST_MARK}=${host}\0`;
+  const options = `\0--defaults-file=${directory}/${host === undefined ? "" : `${host}/`}`;
   for (const entry of readdirSync("/proc")) {
     const pid = Number(entry);
     if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
     const stat = readProcStat(pid);
     if (stat === null || "ZX".includes(stat.state)) continue;
     let environment: string;
+    let command: string;
     try {
       environment = `\0${readFileSync(`/proc/${pid}/environ`, "latin1")}`;
+      command = readFileSync(`/proc/${pid}/cmdline`, "latin1");
     } catch {
       // Ended meanwhile, or another user's: not ours.
       continue;
     }
-    if (!environment.includes(wanted) || !environment.includes(wantedHost)) continue;
+    const marked = environment.includes(wanted) && environment.includes(wantedHost);
+    if (!marked && !command.includes(options)) continue;
     marks.push({ pid, startTime: stat.startTime, command: stat.comm });
   }
   return marks;

@@ -69,6 +69,15 @@ test("a process that nobody recorded is found by its mark", async () => {
   expect(markedAlive(`${directory}-other`)).toHaveLength(1);
 });
 
+test("a mariadbd of a bare environment is found by its options file", async () => {
+  const file = `--defaults-file=${directory}/dc1-1/my.cnf`;
+  const child = Bun.spawn(["sh", "-c", "sleep 300 & wait", file], { env: {} });
+  children.push(child);
+  expect(markedAlive(directory, "dc1-1").map((mark) => mark.pid)).toEqual([child.pid]);
+  expect(markedAlive(directory, "dc1-2")).toEqual([]);
+  expect(markedAlive(`${directory}-other`)).toEqual([]);
+});
+
 test("a lock is refused while its holder lives, taken over when it is dead", () => {
   const lock = takeLock(directory);
   expect(lockHolder(directory)?.pid).toBe(process.pid);
