@@ -417,14 +417,19 @@ function evictionWritten(turn: Turn, hand: EvictionInHand): void {
   const { order } = hand;
   const refused = refusal([...STILL_YOUNG, ...EVICT_CHECKS], { state, now, order });
   if (refused !== null) {
-    set(turn, { eviction: null });
-    keep(turn, { epochServed: hand.servedBefore });
-    log(turn, "order_failed", { epoch: order.epoch, because: refused });
-    ack(turn, hand.ticket, { outcome: "refused", because: refused });
+    dropUntold(turn, hand, refused);
     return;
   }
   set(turn, { eviction: { ...hand, phase: "evicting", since: now }, pollAt: now });
   if (order.grant?.segment === state.self.segment) hold(turn, hand);
+}
+
+/** Nobody was evicted yet, so that the order is void, and its epoch was never served under. */
+function dropUntold(turn: Turn, hand: EvictionInHand, because: string): void {
+  set(turn, { eviction: null });
+  keep(turn, { epochServed: hand.servedBefore });
+  log(turn, "order_failed", { epoch: hand.order.epoch, because });
+  ack(turn, hand.ticket, { outcome: "refused", because: words(because) });
 }
 
 /** The epoch is this segment's: the order is the arbitrator's answer to the report that it quotes. */
@@ -447,7 +452,12 @@ function hold(turn: Turn, hand: { readonly order: Evict | MakePrimary; readonly 
  */
 export function continueEviction(turn: Turn): void {
   const { eviction, status, process } = turn.state;
-  if (eviction?.phase !== "evicting") return;
+  if (eviction === null) return;
+  if (eviction.phase === "writing") {
+    if (turn.now < eviction.since + EVICT_DEADLINE_MS) return;
+    dropUntold(turn, eviction, "its epoch could not be written in time");
+    return;
+  }
   const { order, since } = eviction;
   const present = new Set(status?.members.map((member) => member.uuid) ?? []);
   const rest = fingerprintMembers(order.expectedFingerprint).filter(
@@ -461,8 +471,9 @@ export function continueEviction(turn: Turn): void {
     ack(turn, eviction.ticket, { because: "Primary without those evicted" });
     return;
   }
-  if (status?.primary === false && apart && order.grant?.forms === true) {
-    if (present.size === rest.length) formAfter(turn, eviction);
+  const forms = status?.primary === false && apart && order.grant?.forms === true;
+  if (forms && present.size === rest.length) {
+    formAfter(turn, eviction);
     return;
   }
   if (process.is === "running" && turn.now < since + EVICT_DEADLINE_MS) return;

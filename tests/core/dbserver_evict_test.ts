@@ -447,6 +447,39 @@ describe("an order to evict", () => {
     expect(story.state.durable.epochServed).toBe(0);
   });
 
+  test("whose epoch cannot be written in time is void, and nothing is due for it any longer", () => {
+    const story = cutOff();
+    story.autoPersist = false;
+    ordered(story);
+    const ticket = story.lastTicket;
+    story.end("persist", "disk full");
+    const end = story.now + EVICT_DEADLINE_MS + 1200;
+    while (story.now < end) {
+      story.pass(100);
+      if (story.state.writing) story.end("persist", "disk full");
+    }
+    expect(story.ackOf(ticket)).toMatchObject({
+      outcome: "refused",
+      because: "its epoch could not be written in time",
+    });
+    expect(told(story)).toEqual([]);
+    expect(story.state.durable.epochServed).toBe(0);
+  });
+
+  test("that leaves more than the rest together, non-Primary, has failed in time too", () => {
+    const story = cutOff();
+    ordered(story, { uuids: [uuidOf("b2")] });
+    const ticket = story.lastTicket;
+    story.end("evict");
+    const end = story.now + EVICT_DEADLINE_MS + 200;
+    while (story.now < end) {
+      story.pass(100);
+      const members = [...ALL.filter((name) => name !== "b2"), "zz"];
+      story.polled(statusOf(members, { primary: false, evictList: story.state.evictList }));
+    }
+    expect(story.ackOf(ticket)).toMatchObject({ outcome: "failed" });
+  });
+
   test("without a grant needs no epoch, where the rest is joint and has quorum", () => {
     const story = cutOff();
     hearAlive(story, "b1");

@@ -404,6 +404,11 @@ export class Galera {
     return false;
   }
 
+  /** No write is under way at anybody. */
+  get idle(): boolean {
+    return this.procs.every((proc) => proc === null || proc.inFlight.size === 0);
+  }
+
   linked(a: number, b: number): boolean {
     return (get(this.#links, a) & (1 << b)) !== 0 && (get(this.#links, b) & (1 << a)) !== 0;
   }

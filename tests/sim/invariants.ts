@@ -277,7 +277,10 @@ export class Watch {
     for (const view of galera.views) {
       if (!view.primary) continue;
       for (const proc of view.procs)
-        if (proc !== null && proc.view === view && galera.writable(proc.node)) tip = proc.tip;
+        if (proc !== null && proc.view === view && galera.writable(proc.node)) {
+          // What is ordered in a view reaches all of it: the furthest has everything.
+          if (proc.tip !== null && (tip === null || proc.tip.seqno > tip.seqno)) tip = proc.tip;
+        }
     }
     if (tip === null) return;
     const present = writesOf(tip);

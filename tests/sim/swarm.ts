@@ -378,8 +378,8 @@ export function run(story: Story, options: RunOptions): Outcome {
         world.writing = false;
         quietSince = schedule.now;
       }
-      // No write takes longer where nothing is wrong.
-      if (schedule.now - Math.max(wholeSince, quietSince) >= 500) {
+      // Where commits are held, the last writes take as long as that.
+      if (schedule.now - Math.max(wholeSince, quietSince) >= 500 && world.galera.idle) {
         healedMs = Math.max(0, wholeSince - healedAt);
         break;
       }
