@@ -50,6 +50,10 @@ import {
 } from "./remains.ts";
 import type { LabHost, TopologyOptions } from "./topology.ts";
 
+/** What a fenced server answers: "WSREP has not yet prepared node for application use". */
+const ER_NOT_READY = 1047;
+const OPEN_TIMEOUT_MS = 5_000;
+
 /** How a connection that ends too soon is reported by mysql2. */
 const CUT_OFF = new Set(["EPIPE", "ECONNRESET", "PROTOCOL_CONNECTION_LOST"]);
 
@@ -301,6 +305,20 @@ export class Lab {
     }
   }
 
+  /** A long question to a server whose door may close for a moment. @throws what mysql2 throws */
+  async #whenOpen(host: string, sql: string): Promise<readonly RowDataPacket[]> {
+    const deadline = performance.now() + OPEN_TIMEOUT_MS;
+    for (;;) {
+      try {
+        return await this.query(host, sql, 20_000);
+      } catch (error) {
+        const code = error instanceof Error && "errno" in error ? error.errno : undefined;
+        if (code !== ER_NOT_READY || performance.now() > deadline) throw error;
+        await Bun.sleep(50);
+      }
+    }
+  }
+
   /** False where the connection ended before the answer. @throws what the server says against it */
   async #unlessCutOff(host: string, sql: string): Promise<boolean> {
     try {
@@ -454,7 +472,7 @@ export class Lab {
   /** Keys (`writer/number`) of the rows that a server holds. */
   async rows(host: string): Promise<ReadonlySet<string>> {
     const sql = "SELECT CONCAT(writer, '/', number) AS name FROM app.written";
-    const rows = await this.query(host, sql, 20_000);
+    const rows = await this.#whenOpen(host, sql);
     return new Set(rows.map((row) => String(row["name"])));
   }
 
@@ -468,7 +486,7 @@ export class Lab {
   async checksums(): Promise<ReadonlyMap<string, string>> {
     const sums = new Map<string, string>();
     for (const host of this.servers.keys()) {
-      const [row] = await this.query(host, "CHECKSUM TABLE app.written EXTENDED", 20_000);
+      const [row] = await this.#whenOpen(host, "CHECKSUM TABLE app.written EXTENDED");
       sums.set(host, String(row?.["Checksum"]));
     }
     return sums;

@@ -75,8 +75,7 @@ export async function openMinded(name: string, options: MindedOptions = {}): Pro
 function notifyCommand(server: LabHost): string {
   const script = join(SCRIPTS, "notify.ts");
   const to = `http://${server.address}:${SERVER_PORT}`;
-  // All hosts of a lab share one machine: what is only a hint yields to what decides.
-  const bun = `BUN_JSC_useJIT=0 exec nice ${process.execPath} --no-install --no-env-file`;
+  const bun = `BUN_JSC_useJIT=0 exec ${process.execPath} --no-install --no-env-file`;
   const target = `--to ${to} --node dbserver.${server.serial} --socket ../mariadbd.sock`;
   const handler = `${bun} ${script} ${target} "$@"`;
   return `sh -c '${handler} >/dev/null 2>&1 &' notify`;
