@@ -273,8 +273,11 @@ export class Minded {
     const file = join(lab.directory, "document.toml");
     writeFileSync(file, document);
     for (const words of [["init"], ["push", file, "--yes", "--note", "the first"]]) {
-      const { code, said } = this.configOrder(...words);
-      if (code !== 0) throw new MinderError(`Cannot set the config up: ${said}`);
+      // Right after the servers have met, a busy machine may see their view change once more.
+      await until(`config ${words[0]}`, () => this.configOrder(...words).code === 0, {
+        timeoutMs: READY_TIMEOUT_MS,
+        pauseMs: 500,
+      });
     }
     this.initArbitrator();
     this.startMinder(lab.network.topology.arbitrator.name);
