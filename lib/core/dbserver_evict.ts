@@ -240,8 +240,11 @@ export function evictTold(
 /** Earliest time at which eviction has something to do without being told anything. */
 export function evictDueAt(state: DbServerState): Millis {
   if (state.config.evict === "off") return Number.POSITIVE_INFINITY;
-  const { eviction, evictSince, order } = state;
+  const { eviction, evictSince, order, status, telling } = state;
   const due = silentDueAt(state);
   if (eviction !== null) return Math.min(due, eviction.since + EVICT_DEADLINE_MS);
-  return order === null ? Math.min(due, evictSince + EVICT_DEADLINE_MS) : due;
+  if (order !== null || telling !== null || state.process.is !== "running") return due;
+  if (status?.connected !== true) return due;
+  // `evict` itself waits for the latter after a word that failed: only then can it give up.
+  return Math.min(due, Math.max(evictSince + EVICT_DEADLINE_MS, state.evictAgainAt));
 }

@@ -63,6 +63,19 @@ describe("a confirmed exit", () => {
     expect(told(story)).toHaveLength(1);
   });
 
+  test("that mariadbd cannot be told of is given up in time, and wakes nobody for nothing", () => {
+    const story = started();
+    hearEnd(story, "b2");
+    story.polled(statusOf(ALL));
+    const end = story.now + EVICT_DEADLINE_MS + 400;
+    while (story.now < end) {
+      if (story.state.telling !== null) story.end("evict", "No answer");
+      story.pass(20);
+      expect(story.core.dueAt(story.state)).toBeGreaterThan(story.now);
+    }
+    expect(story.state.evictSpent).toEqual([uuidOf("b2")]);
+  });
+
   test("means that commits hang, so nobody is vouched for, and costs no right", () => {
     const story = evicting();
     story.polled(statusOf(ALL));
