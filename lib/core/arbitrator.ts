@@ -276,6 +276,8 @@ function noteView(turn: Turn, from: PartyId, report: Report): void {
   const joint = isJointHere(turn.state, namesOf(report));
   // While a segment holds an epoch, a lesser view of another one is not the cluster's.
   if (durable.grant !== null && durable.grant.segment !== segment && !joint) return;
+  // A store that lost its memory has only the servers': one of them has served under a newer epoch.
+  if (durable.noted === null && report.epochServed < newestServed(turn.state)) return;
   // A view of an older lineage, as of a server that slept through a promotion, is not newer either.
   if (report.epochServed < (durable.grant?.epoch ?? durable.noted?.epochServed ?? 0)) return;
   // An older view is told late: each newer Primary view has consumed a seqno.
@@ -296,6 +298,13 @@ function noteView(turn: Turn, from: PartyId, report: Report): void {
     seqno: report.lastCommitted,
     joint,
   });
+}
+
+/** The newest epoch that any server says it has served under. */
+function newestServed(state: ArbitratorState): number {
+  let newest = 0;
+  for (const { report } of state.heard.values()) newest = Math.max(newest, report.epochServed);
+  return newest;
 }
 
 /** The holder serves: the promotion is complete. */

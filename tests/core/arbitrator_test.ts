@@ -373,6 +373,17 @@ describe("a store that cannot be trusted", () => {
     expect(own?.arbitrator?.start).toBe("join");
   });
 
+  test("without a memory it notes no view of a server that slept through an epoch that another served under", () => {
+    const story = new ArbitratorStory({ observing: "the store is missing" });
+    story.reports(DC1, down(241, { epochSeen: 3, epochServed: 3 }));
+    story.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } });
+    story.reports(DC1, down(241, { epochSeen: 3, epochServed: 3 }));
+    story.reports(DC2, { fenced: true, probe: "hanging" });
+    expect(story.state.durable.noted).toBeNull();
+    story.reports(DC2, { view: DC2, epochSeen: 4, epochServed: 4 });
+    expect(story.state.durable.noted).toMatchObject({ members: [...DC2], epochServed: 4 });
+  });
+
   test("amnesia: it observes, promises nothing, and grants again only after resume --rearm and an outwait", () => {
     const story = new ArbitratorStory({ observing: "the store is missing" });
     story.reports(DC2, { ...CUT2, epochSeen: 7 });
