@@ -22,6 +22,8 @@ const CLUSTER = ["tests/lab", "tests/cluster"];
 const TIMED = ["tests/cluster/clients_test.ts", "tests/cluster/story_test.ts"];
 /** Most of a story is waiting for Galera, so that so many can run side by side. */
 const LANES = 2;
+/** What a runner that has ended may still have in its pipes. */
+const LAST_WORDS_MS = 2_000;
 
 interface Count {
   readonly passed: number;
@@ -73,8 +75,12 @@ async function runTests(paths: readonly string[]): Promise<Count> {
     stdout: "pipe",
     stderr: "pipe",
   });
-  const [, text] = await Promise.all([forward(child.stdout), forward(child.stderr)]);
+  const said: string[] = [];
+  const output = Promise.all([forward(child.stdout, []), forward(child.stderr, said)]);
   const code = await child.exited;
+  // A process that a test has left behind may hold the pipes open for as long as it likes.
+  await Promise.race([output, Bun.sleep(LAST_WORDS_MS)]);
+  const text = said.join("");
   const count = (word: string) =>
     Number(new RegExp(`^\\s*(\\d+) ${word}`, "m").exec(text)?.[1] ?? 0);
   const failed = count("fail");
@@ -82,14 +88,12 @@ async function runTests(paths: readonly string[]): Promise<Count> {
   return { passed: count("pass"), failed: failed || (code === 0 ? 0 : 1), skipped: count("skip") };
 }
 
-async function forward(stream: ReadableStream<Uint8Array>): Promise<string> {
-  let text = "";
+async function forward(stream: ReadableStream<Uint8Array>, said: string[]): Promise<void> {
   const decoder = new TextDecoder();
   for await (const chunk of stream) {
     process.stderr.write(chunk);
-    text += decoder.decode(chunk, { stream: true });
+    said.push(decoder.decode(chunk, { stream: true }));
   }
-  return text;
 }
 
 async function runClusterTests(fresh: boolean): Promise<Count> {

@@ -71,7 +71,8 @@ test("a process that nobody recorded is found by its mark", async () => {
 
 test("a mariadbd of a bare environment is found by its options file", async () => {
   const file = `--defaults-file=${directory}/dc1-1/my.cnf`;
-  const child = Bun.spawn(["sh", "-c", "sleep 300 & wait", file], { env: {} });
+  // It waits for a line that never comes, and has no child that would outlive it.
+  const child = Bun.spawn(["sh", "-c", "read line", file], { env: {}, stdin: "pipe" });
   children.push(child);
   expect(markedAlive(directory, "dc1-1").map((mark) => mark.pid)).toEqual([child.pid]);
   expect(markedAlive(directory, "dc1-2")).toEqual([]);
