@@ -41,10 +41,14 @@ async function main(): Promise<number> {
     counts.push(await runTests(fastTests()));
     counts.push(await runClusterTests(values.fresh === true));
   }
+  const { passed, failed, skipped } = sumOf(counts);
+  console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
+  return failed === 0 ? 0 : 1;
+}
+
+function sumOf(counts: readonly Count[]): Count {
   const total = (key: keyof Count) => counts.reduce((sum, count) => sum + count[key], 0);
-  const skipped = total("skipped") > 0 ? `, ${total("skipped")} skipped` : "";
-  console.log(`${total("passed")} passed, ${total("failed")} failed${skipped}`);
-  return total("failed") === 0 ? 0 : 1;
+  return { passed: total("passed"), failed: total("failed"), skipped: total("skipped") };
 }
 
 async function runGate(name: string, command: readonly [string, ...string[]]): Promise<Count> {
@@ -114,12 +118,7 @@ async function runClusterTests(fresh: boolean): Promise<Count> {
   const lanes = Array.from({ length: LANES }, (_, lane) =>
     runTests(waiting.filter((_file, index) => index % LANES === lane)),
   );
-  const counts = [...(await Promise.all(lanes)), await runTests(timed)];
-  const count = counts.reduce((sum, each) => ({
-    passed: sum.passed + each.passed,
-    failed: sum.failed + each.failed,
-    skipped: sum.skipped + each.skipped,
-  }));
+  const count = sumOf([...(await Promise.all(lanes)), await runTests(timed)]);
   if (count.failed === 0) {
     mkdirSync(dirname(memory), { recursive: true });
     writeFileSync(memory, JSON.stringify(count));
