@@ -61,8 +61,9 @@ async function runGate(name: string, command: readonly [string, ...string[]]): P
     stderr: "inherit",
   });
   const good = (await child.exited) === 0;
-  const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`${name}: ${good ? "good" : "FAILED"} (${seconds} s)`);
+  console.log(
+    `${name}: ${good ? "good" : "FAILED"} (${Math.round(performance.now() - started)} ms)`,
+  );
   return { passed: good ? 1 : 0, failed: good ? 0 : 1, skipped: 0 };
 }
 
