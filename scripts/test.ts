@@ -33,14 +33,15 @@ interface Count {
 
 async function main(): Promise<number> {
   const { values, words } = parseArguments(USAGE, { fresh: { type: "boolean" } });
-  const counts: Count[] = [];
-  if (words.length > 0) counts.push(await runTests(words));
-  else {
-    counts.push(await runGate("lint and format", ["biome", "check", "."]));
-    counts.push(await runGate("types", ["tsc", "-p", "."]));
-    counts.push(await runTests(fastTests()));
-    counts.push(await runClusterTests(values.fresh === true));
-  }
+  const counts =
+    words.length > 0
+      ? [await runTests(words)]
+      : [
+          await runGate("lint and format", ["biome", "check", "."]),
+          await runGate("types", ["tsc", "-p", "."]),
+          await runTests(fastTests()),
+          await runClusterTests(values.fresh === true),
+        ];
   const { passed, failed, skipped } = sumOf(counts);
   console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
   return failed === 0 ? 0 : 1;
@@ -61,9 +62,8 @@ async function runGate(name: string, command: readonly [string, ...string[]]): P
     stderr: "inherit",
   });
   const good = (await child.exited) === 0;
-  console.log(
-    `${name}: ${good ? "good" : "FAILED"} (${Math.round(performance.now() - started)} ms)`,
-  );
+  const ms = Math.round(performance.now() - started);
+  console.log(`${name}: ${good ? "good" : "FAILED"} (${ms} ms)`);
   return { passed: good ? 1 : 0, failed: good ? 0 : 1, skipped: 0 };
 }
 

@@ -53,7 +53,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
 ];
 
 /** Scripts that prove or measure something; the others run in production and only wire. */
-const TOOLS = /^scripts\/(bench_|measure_|race_|sim|mutants|fuzz_)/;
+const TOOLS = /^scripts\/(bench_|measure_|race_|sim|mutants|fuzz_|test\.ts)/;
 const SCRIPT_LINES_MAX = 150;
 const TOOL_LINES_MAX = 300;
 
