@@ -1463,7 +1463,11 @@ export class Galera {
         continue;
       if (this.#random.chance(this.options.evictedAbortChance))
         this.#close(proc, { local: "Initialized", because: "evicted", forget: false });
-      else this.#install([proc], { primary: false, tip: null, settled: new Set(), before: view });
+      else {
+        // What hangs there is forgotten, as in every part that is not Primary, and its clients learn nothing.
+        this.#settle(view, 1 << proc.node, { commit: false });
+        this.#install([proc], { primary: false, tip: null, settled: new Set(), before: view });
+      }
     }
   }
 

@@ -709,6 +709,23 @@ describe("eviction", () => {
     wait(stale, 4500);
     expect(stale.galera.status(0)?.members.length).toBe(4);
   });
+  test("what is in flight at a live member that all others evict ends there, as it is expelled", () => {
+    const story = lab(
+      [
+        [1, 1],
+        [1, 1],
+      ],
+      { evictedAbortChance: 0 },
+    );
+    wait(story, 100);
+    const uuid = story.galera.status(3)?.gcommUuid ?? "";
+    const outcomes: WriteOutcome[] = [];
+    story.galera.write(3, 1, (outcome) => outcomes.push(outcome));
+    for (const node of [0, 1, 2]) story.galera.evict(node, [uuid]);
+    expect(story.galera.status(3)?.primary).toBe(false);
+    expect(outcomes).toEqual(["unknown"]);
+    expect(story.galera.idle).toBe(true);
+  });
   test("a cut half that evicts the other is non-Primary first, and Primary without pc.bootstrap", () => {
     const story = lab([
       [1, 1],
