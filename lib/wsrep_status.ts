@@ -16,6 +16,11 @@ export interface WsrepStatus {
   readonly connected: boolean;
   /** `wsrep_cluster_state_uuid`, null if all zero or absent. */
   readonly stateUuid: string | null;
+  /**
+   * `wsrep_cluster_conf_id`, null outside Primary. No identity by itself, but a member of a view with
+   * the same members and the same number as before has not left it meanwhile.
+   */
+  readonly confId: string | null;
   /** `wsrep_last_committed`, -1 if none. */
   readonly lastCommitted: number;
   /** `wsrep_local_state_comment`. */

@@ -75,7 +75,7 @@ const WRITE_AGAIN_MS = 1_000;
 /** Waits between starts that failed: doubled from the first, up to the last. */
 const RESTART_FIRST_MS = 1_000;
 const RESTART_MAX_MS = 30_000;
-/** Losing Primary and coming back takes mariadbd about a second (measured); less cannot hide it. */
+/** Losing Primary and coming back takes mariadbd about a second (measured); less cannot hide it, whatever the view says. */
 const UNWATCHED_MS = 1_000;
 /** While the view changes under the poll. */
 const FLUX_POLL_MS = 5;
@@ -589,9 +589,10 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   }
   const before = state.status;
   const view = viewOf(status);
-  // A view that broke and healed while nobody looked has the very same members again.
-  const unwatched = before !== null && startedAt - state.polledAt > UNWATCHED_MS;
   const changed = view !== viewOf(before);
+  // A view that broke and healed while nobody looked has the very same members again, but not its number.
+  const late = before !== null && startedAt - state.polledAt > UNWATCHED_MS;
+  const unwatched = late && (changed || status.confId === null || status.confId !== before.confId);
   const anew = changed || unwatched;
   const stood = status.stateUuid ?? before?.stateUuid ?? null;
   if (before?.primary === true && !status.primary && stood !== null) {

@@ -725,6 +725,7 @@ const VIEW_BY_TABLE_SQL =
 
 /** What a poll needs of the status: a third of all that Galera shows. */
 const STATUS_NAMES = [
+  "wsrep_cluster_conf_id",
   "wsrep_cluster_size",
   "wsrep_cluster_state_uuid",
   "wsrep_cluster_status",
@@ -836,6 +837,7 @@ export function statusFromRows(rows: PollRows): { status: WsrepStatus; torn: boo
       ready: values.get("wsrep_ready") === "ON",
       connected,
       stateUuid: stateUuid === UUID_ZERO ? null : stateUuid,
+      confId: confIdOf(values.get("wsrep_cluster_conf_id")),
       lastCommitted: countOf(values.get("wsrep_last_committed")) ?? -1,
       localState: wordOf(values.get("wsrep_local_state_comment")),
       gcommUuid: uuidOf(values.get("wsrep_gcomm_uuid")),
@@ -856,6 +858,13 @@ export function statusFromRows(rows: PollRows): { status: WsrepStatus; torn: boo
     },
   };
 }
+
+/** The number of a Primary view; what is shown outside of one, and for a moment at its beginning, is none. */
+function confIdOf(value: string | undefined): string | null {
+  return value === undefined || value === NO_CONF_ID ? null : value;
+}
+
+const NO_CONF_ID = "18446744073709551615";
 
 /** Names and values out of one JSON object of texts; null if it is none. */
 function entriesOf(json: string): Rows | null {

@@ -632,16 +632,43 @@ describe("lineage", () => {
   test("a watchdog that stood still proves anew where its server stands, though the view looks the same", () => {
     const story = servingServer("a1");
     story.now += 20_000;
-    story.polled(statusOf(ALL, { lastCommitted: 130 }));
+    story.polled(statusOf(ALL, { confId: "8", lastCommitted: 130 }));
     expect(story.state.foundAt?.seqno).toBe(130);
     story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
     expect(story.lastReport.diverged).toBe(true);
 
     const calm = servingServer("a1");
     calm.now += 20_000;
-    calm.polled(statusOf(ALL, { lastCommitted: 130 }));
+    calm.polled(statusOf(ALL, { confId: "8", lastCommitted: 130 }));
     calm.leased();
     expect(calm.lastReport).toMatchObject({ diverged: false, serving: "on" });
+  });
+
+  test("a view of the same members and number was never left: polls far apart leave nothing to prove", () => {
+    const story = servingServer("a1");
+    for (let second = 0; second < 10; second++) {
+      story.now += 1_100;
+      story.polled(statusOf(ALL, { lastCommitted: 130 + second }));
+      story.leased();
+    }
+    expect(story.state.foundAt).toBeNull();
+    // A grant whose fork point is older than what has been committed since is no reason to leave.
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    expect(story.lastReport).toMatchObject({ diverged: false, serving: "on" });
+    const unnumbered = servingServer("a1");
+    unnumbered.now += 20_000;
+    unnumbered.polled(statusOf(ALL, { confId: null, lastCommitted: 130 }));
+    expect(unnumbered.state.foundAt?.seqno).toBe(130);
+  });
+
+  test("where it left is told to the arbitrator until it is proven in line", () => {
+    const story = leftAt(105);
+    expect(story.lastReport.stood).toEqual({ uuid: STATE_UUID, seqno: 105 });
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+    story.leased();
+    story.end("unfence");
+    story.pass(1_000);
+    expect(story.lastReport.stood).toBeUndefined();
   });
 
   test("where it was found counts beside where it had left: nobody watched it in between", () => {

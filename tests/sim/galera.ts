@@ -549,6 +549,7 @@ export class Galera {
       ready: primary && !joining,
       connected: view !== null,
       stateUuid: proc.tip?.cluster ?? null,
+      confId: primary && view !== null ? String(view.confId) : null,
       lastCommitted: (proc.applied ?? proc.tip)?.seqno ?? -1,
       localState: proc.donating > 0 && proc.local === "Synced" ? "Donor/Desynced" : proc.local,
       gcommUuid: view === null ? null : proc.uuid,

@@ -185,6 +185,7 @@ export function statusOf(
     ready: primary,
     connected: true,
     stateUuid: STATE_UUID,
+    confId: primary ? "7" : null,
     lastCommitted: 100,
     localState: primary ? "Synced" : "Initialized",
     gcommUuid: null,
