@@ -302,7 +302,7 @@ function hear(turn: Turn, event: Extract<DbServerEvent, { on: "message" }>): voi
       // A vouch is counted by the rules of whoever relies on it: they must be these.
       const vouch =
         sameRules(state.documents?.active, report.config?.active) &&
-        mayVouch(turn.state, report.fingerprint);
+        mayVouch(turn.state, report.fingerprint, now);
       const ms = vouchMs(state);
       if (vouch)
         set(turn, { vouchedUntil: Math.max(state.vouchedUntil, now + state.config.outwaitMs) });

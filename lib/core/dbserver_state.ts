@@ -404,10 +404,25 @@ export function isHeavy(state: DbServerState): boolean {
 }
 
 /** May this server vouch for a peer in that view now. */
-export function mayVouch(state: DbServerState, view: string | null): boolean {
+export function mayVouch(state: DbServerState, view: string | null, now: Millis): boolean {
   const { status } = state;
   if (view === null || status === null || !status.ready || !status.primary) return false;
   if (viewOf(status) !== view || !isJoint(state.config, memberNames(status))) return false;
   if (state.probe !== "flowing" && state.probe !== "held") return false;
+  // Held commits look the same behind a cut: the others who are heard must be a joint view yet.
+  if (state.probe === "held" && !hearsJoint(state, now)) return false;
   return state.order === null && state.eviction === null;
+}
+
+/** Are the members of the view who are heard, itself among them, a joint view. */
+function hearsJoint(state: DbServerState, now: Millis): boolean {
+  const { config, self, status, peers } = state;
+  const heard = new Set<string>();
+  for (const { name } of status?.members ?? []) {
+    const server = config.serverByName.get(name);
+    if (server === undefined) continue;
+    const at = server.id === self.id ? now : (peers.get(server.id)?.at ?? Number.NEGATIVE_INFINITY);
+    if (now - at <= config.timing.suspectMs) heard.add(name);
+  }
+  return isJoint(config, heard);
 }

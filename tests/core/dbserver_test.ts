@@ -196,6 +196,29 @@ describe("vouches", () => {
     });
   }
 
+  test("held commits look the same behind a cut: whoever does not hear half of each segment vouches for nobody", () => {
+    const config = coreCluster({ segments: { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2"] } });
+    const all = config.servers.map(({ name }) => name);
+    const story = servingServer("b1", { config });
+    const ask = () => {
+      const parameters = reportOf(config, "a3");
+      return story.hears("dbserver.3", { verb: "db_status_report", parameters })?.promise;
+    };
+    const hold = () => {
+      story.polled(statusOf(all));
+      story.probed("held");
+    };
+    for (const name of ["a1", "a2", "b2"]) hearPeer(story, name, {});
+    hold();
+    expect(ask()).not.toBeNull();
+    story.now += config.timing.suspectMs + 1;
+    hearPeer(story, "b2", {});
+    hold();
+    expect(ask()).toBeNull();
+    hearPeer(story, "a1", {});
+    expect(ask()).not.toBeNull();
+  });
+
   test("a probe held by flow control still vouches, a hung one only after progress", () => {
     const story = servingServer("b1");
     story.probed("held");
