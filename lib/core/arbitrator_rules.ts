@@ -6,6 +6,7 @@
 import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Position, Report } from "../message/dbserver.ts";
+import type { PartyId } from "../message/envelope.ts";
 import { fingerprintMembers, holdsMajority, isJoint } from "../wsrep_status.ts";
 import { evictionFor } from "./arbitrator_evict.ts";
 import {
@@ -453,7 +454,7 @@ function exclude(
     const doubt = doubtAbout(state, server, now);
     // Who forces gives their word that whoever has long been silent is stopped.
     if (doubt === null || (forced && longSilent(state, server, now))) return [];
-    const wait = outwaitLeft(state, server, now);
+    const wait = outwaitLeft(state, server, { inside: reporting, now });
     return wait === null ? [] : [`${doubt} (${wait}; ${arithmetic})`];
   });
   return { notExcluded: late, basis: "outwaited" };
@@ -496,11 +497,16 @@ function promiseLeftMs(state: ArbitratorState, server: DbServerConfig, now: Mill
 }
 
 /** Null if every promise to the server has certainly expired and been acted on. */
-function outwaitLeft(state: ArbitratorState, server: DbServerConfig, now: Millis): string | null {
+function outwaitLeft(
+  state: ArbitratorState,
+  server: DbServerConfig,
+  options: { readonly inside: ReadonlySet<PartyId>; readonly now: Millis },
+): string | null {
+  const { inside, now } = options;
   const left = promiseLeftMs(state, server, now);
   if (left > 0) return `${Math.ceil(left)} ms of its outwait are left`;
   const report = state.heard.get(server.id)?.report;
-  if (isHeavy(state, server.segment) && report?.guard !== true) {
+  if (isHeavy(state, server.segment, inside) && report?.guard !== true) {
     return "its segment is heavy and it has no guard: an outwait is no evidence";
   }
   // A word younger than the promise that contradicts it is stronger than the clock.
@@ -513,16 +519,28 @@ function outwaitLeft(state: ArbitratorState, server: DbServerConfig, now: Millis
   return null;
 }
 
-/** Could the segment's servers of the noted view stay Primary without an order. */
-function isHeavy(state: ArbitratorState, segment: string): boolean {
+/**
+ * Could the segment's servers of the noted view, those outside the candidate, stay Primary without an
+ * order. Another one's server that has gone since does not count against them: if it left cleanly it took
+ * its weight along.
+ */
+function isHeavy(state: ArbitratorState, segment: string, inside: ReadonlySet<PartyId>): boolean {
+  const { noted } = state.durable;
+  const uuids = noted === null ? null : fingerprintMembers(noted.fingerprint);
   let own = 0;
   let all = 0;
   for (const server of state.config.servers) {
-    if (state.durable.noted !== null && !state.durable.noted.members.includes(server.name))
-      continue;
-    const weight = state.heard.get(server.id)?.report.weight ?? server.weight;
+    if (noted !== null && !noted.members.includes(server.name)) continue;
+    const heard = state.heard.get(server.id);
+    const weight = heard?.report.weight ?? server.weight;
+    const mine = server.segment === segment && !inside.has(server.id);
+    if (!mine && heard !== undefined) {
+      const { running, leaving, gcommUuid } = heard.report;
+      const another = gcommUuid !== null && uuids?.includes(gcommUuid) === false;
+      if (running === "down" || leaving || another) continue;
+    }
     all += weight;
-    if (server.segment === segment) own += weight;
+    if (mine) own += weight;
   }
   return own * 2 > all;
 }

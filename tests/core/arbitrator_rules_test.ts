@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { factsOf, judge, PROMOTE, RULES } from "../../lib/core/arbitrator_rules.ts";
+import type { Report } from "../../lib/message/dbserver.ts";
 import {
   ALL,
   type ArbitratorStory,
@@ -269,6 +270,20 @@ describe("outside.excluded", () => {
     story.reports(DC2, CUT2);
     expect(story.verdict("dc2").rule).toBe("outside.excluded");
     expect(story.verdict("dc2").because).toContain("heavy and it has no guard");
+  });
+
+  test("outside.excluded: a server that has gone may have left cleanly, which makes the other segment heavy", () => {
+    const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
+    const promoted = (gone: Partial<Report>) => {
+      const story = calmArbitrator({ config: coreCluster({ segments }) });
+      story.report("a2", gone);
+      story.pass(60_000);
+      story.reports(["a1", "a3"], { view: ["a1", "a3"], primary: "no" });
+      return story;
+    };
+    expect(promoted({}).order().order.basis).toBe("outwaited");
+    for (const gone of [down(100), { leaving: true }])
+      expect(promoted(gone).verdict("dc1").because).toContain("heavy and it has no guard");
   });
 
   test("outside.excluded: an outwait with a guard is evidence, once it is over", () => {
