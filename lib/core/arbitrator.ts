@@ -41,6 +41,7 @@ import {
   type HistoryResult,
   memberOf,
   namesOf,
+  stoodBeyond,
   youngReport,
 } from "./arbitrator_state.ts";
 import { snapshotOf, summarize } from "./arbitrator_summary.ts";
@@ -552,10 +553,10 @@ function grantTo(turn: Turn, facts: Facts): void {
   const able = candidate.reporting.filter((each) => active.has(each.server.id));
   const [first] = able;
   if (first === undefined) return;
-  const chosen = able.reduce(
-    (best, each) => (each.report.lastCommitted > best.report.lastCommitted ? each : best),
-    first,
-  );
+  // Its rows are the base: whoever may have some beyond a fork point comes last.
+  const rank = ({ report }: Reporter) =>
+    stoodBeyond(state, report) ? Number.NEGATIVE_INFINITY : report.lastCommitted;
+  const chosen = able.reduce((best, each) => (rank(each) > rank(best) ? each : best), first);
   const epoch = state.durable.epoch + 1;
   const kind = candidate.kind === "stall" ? "hold" : candidate.kind;
   const grant: Grant = {

@@ -8,7 +8,7 @@ import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { longSilent } from "./arbitrator_rules.ts";
-import { type ArbitratorState, EPOCHS_MAX, namesOf, youngReport } from "./arbitrator_state.ts";
+import { type ArbitratorState, isBeyond, namesOf, youngReport } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 
 type StartVerdict = NonNullable<Ack["arbitrator"]>["start"];
@@ -26,18 +26,7 @@ export function somebodyPrimary(state: ArbitratorState, now: Millis): boolean {
  * has, it cannot say where it stands, or a fork point since then is no longer kept.
  */
 export function beyondFork(state: ArbitratorState, report: Report): boolean {
-  const { position } = report;
-  const { epochs } = state.durable;
-  const oldest = epochs[0]?.epoch ?? 0;
-  if (epochs.length >= EPOCHS_MAX && oldest > report.epochServed + 1) return true;
-  return epochs.some(
-    (record) =>
-      record.epoch > report.epochServed &&
-      record.forkPoint !== null &&
-      (position === null ||
-        record.forkPoint.uuid !== position.uuid ||
-        position.seqno > record.forkPoint.seqno),
-  );
+  return isBeyond(state, report.epochServed, report.position);
 }
 
 /**
@@ -189,7 +178,8 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
       "a person retires those that are foreign",
     );
   }
-  const primary = state.durable.primarySegment;
+  const { primarySegment: primary, retired } = state.durable;
+  const hasSay = ({ id }: DbServerConfig) => !retired.includes(id);
   const [first] = stood
     .filter(({ server }) => forced === null || server.segment === forced)
     .sort(

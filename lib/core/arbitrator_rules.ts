@@ -15,6 +15,7 @@ import {
   type Basis,
   namesOf,
   type PersonOrder,
+  stoodBeyond,
   weightOf,
   weightOfUuids,
   youngReport,
@@ -247,7 +248,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
       .map((each) => each.server.name),
     notExcluded: outside.notExcluded,
     basis: forced ? "forced" : outside.basis,
-    knowsNotedView: knowsNewest(state, candidate),
+    knowsNotedView: knowsNewest(state, candidate, active),
     openElsewhere,
     better: person?.allowDataLoss === true ? null : betterRival(state, candidate, { segment, now }),
     flapping: flapping(state, candidate, { segment, now }),
@@ -266,13 +267,20 @@ const NO_CANDIDATE = {
   flapping: null,
 } as const satisfies Partial<Facts>;
 
-/** Has the candidate a server of the noted view; with none noted, the most advanced of all servers. */
-function knowsNewest(state: ArbitratorState, candidate: Candidate): boolean {
+/**
+ * Has the candidate a server of the noted view; with none noted, the most advanced of all servers. Who
+ * may have rows beyond a fork point was in that view with other rows, and knows nothing.
+ */
+function knowsNewest(
+  state: ArbitratorState,
+  candidate: Candidate,
+  active: ReadonlySet<DbServerConfig>,
+): boolean {
   const { noted, retired } = state.durable;
+  const inLine = candidate.reporting.filter(({ report }) => !stoodBeyond(state, report));
+  if (!inLine.some(({ server }) => active.has(server))) return false;
   if (noted !== null) {
-    return candidate.reporting.some(
-      (each) => each.report.lastPrimary?.fingerprint === noted.fingerprint,
-    );
+    return inLine.some((each) => each.report.lastPrimary?.fingerprint === noted.fingerprint);
   }
   // A store that lost its memory: only the servers' own memories are left, all of them.
   const inside = new Set(candidate.reporting.map((each) => each.server.id));

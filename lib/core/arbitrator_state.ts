@@ -231,6 +231,27 @@ export function youngReport(
   return heard.report;
 }
 
+/** May a position have rows beyond a fork point that came after that epoch, or is one no longer kept. */
+export function isBeyond(
+  { durable: { epochs } }: ArbitratorState,
+  epochServed: number,
+  position: Position | null,
+): boolean {
+  const oldest = epochs[0]?.epoch ?? 0;
+  if (epochs.length >= EPOCHS_MAX && oldest > epochServed + 1) return true;
+  return epochs.some(
+    ({ epoch, forkPoint }) =>
+      epoch > epochServed &&
+      forkPoint !== null &&
+      (position === null || forkPoint.uuid !== position.uuid || position.seqno > forkPoint.seqno),
+  );
+}
+
+/** The same for a server that runs, by where it stood and has not been proven in line since. */
+export function stoodBeyond(state: ArbitratorState, { stood, epochServed }: Report): boolean {
+  return stood !== undefined && isBeyond(state, epochServed, stood);
+}
+
 /** Servers of a segment that have a say: retired ones do not. */
 export function activeServers(state: ArbitratorState, segment: string): readonly DbServerConfig[] {
   const { retired } = state.durable;

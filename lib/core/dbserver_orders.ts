@@ -13,6 +13,7 @@ import type { DbServerEvent } from "./dbserver_io.ts";
 import {
   type DbServerState,
   type EvictionInHand,
+  lineageOf,
   type OrderInHand,
   viewOf,
 } from "./dbserver_state.ts";
@@ -264,7 +265,10 @@ function hearEvict(turn: Turn, event: Arrived<"dbserver">, order: Evict): void {
     ack(turn, ticket, { outcome: outcomeOfRefusal(state, order), because: refused });
     return;
   }
-  const hand = { order, from, ticket, servedBefore: state.durable.epochServed, since: now };
+  // Who forms the Primary was chosen for its rows; anybody else may stand in the view with others.
+  const inLine = grant?.forms === true || lineageOf(state) === "yes";
+  const servedBefore = state.durable.epochServed;
+  const hand = { order, from, ticket, servedBefore, inLine, since: now };
   if (grant === null) {
     set(turn, { eviction: { ...hand, phase: "evicting" } });
     return;
@@ -274,7 +278,7 @@ function hearEvict(turn: Turn, event: Arrived<"dbserver">, order: Evict): void {
     epochSeen: epoch,
     epochObeyed: epoch,
     // Its rows are the base of the new epoch: there is no fork point to compare with.
-    ...(grant.segment === state.self.segment ? { epochServed: epoch } : {}),
+    ...(grant.segment === state.self.segment && inLine ? { epochServed: epoch } : {}),
   });
   set(turn, { eviction: { ...hand, phase: "writing" } });
 }
@@ -466,7 +470,8 @@ export function continueEviction(turn: Turn): void {
   const apart =
     rest.every((uuid) => present.has(uuid)) && order.uuids.every((uuid) => !present.has(uuid));
   if (status?.primary === true && apart) {
-    set(turn, { eviction: null, proven: order.grant !== null || turn.state.proven });
+    const proven = (order.grant !== null && eviction.inLine) || turn.state.proven;
+    set(turn, { eviction: null, proven });
     log(turn, "evicted", { epoch: order.epoch, uuids: order.uuids });
     ack(turn, eviction.ticket, { because: "Primary without those evicted" });
     return;

@@ -15,6 +15,7 @@ import {
   FAILED_STARTS_MAX,
   type Right,
   rightOf,
+  stoodAt,
   viewOf,
 } from "./dbserver_state.ts";
 
@@ -81,6 +82,7 @@ function newsWith(state: DbServerState, right: Right): News {
 export function buildReport(state: DbServerState, now: Millis, number: number): Report {
   const { status, durable } = state;
   const right = rightOf(state, now);
+  const stood = stoodAt(state);
   return {
     ...newsWith(state, right),
     reportNumber: number,
@@ -97,6 +99,9 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     gcommUuid: state.gcommUuid,
     ended: state.ended,
     writers: writersOf(state, now),
+    ...(state.process.is === "stopped" && !state.positionRead ? { reading: true } : {}),
+    ...(stood === null ? {} : { stood }),
+    ...(state.adopted ? { adopted: true } : {}),
     ...(state.aside.found.length === 0 ? {} : { aside: asideReport(state, now) }),
     pollAgeMs: status === null ? 0 : Math.max(0, Math.min(86_400_000, now - state.polledAt)),
     versions: {

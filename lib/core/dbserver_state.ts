@@ -33,6 +33,8 @@ export interface EvictionInHand {
   readonly phase: "writing" | "evicting";
   /** Under which epoch the server had served before it took the order; again if that proves void. */
   readonly servedBefore: number;
+  /** Its rows were proven to be those of the view when it took the order. */
+  readonly inLine: boolean;
   readonly since: Millis;
 }
 
@@ -346,6 +348,17 @@ function vouchedUntil(state: DbServerState, names: ReadonlySet<string>): Millis 
     until = Math.min(until, ends[needed - 1] ?? Number.NEGATIVE_INFINITY);
   }
   return until;
+}
+
+/** Where it last stood without having been proven in line since; null if there is nothing to prove. */
+export function stoodAt(state: DbServerState): Position | null {
+  const { foundAt, durable, proven } = state;
+  const { leftPrimary } = durable;
+  if (proven) return null;
+  if (leftPrimary === null || foundAt === null) return leftPrimary ?? foundAt;
+  return foundAt.uuid === leftPrimary.uuid && foundAt.seqno > leftPrimary.seqno
+    ? foundAt
+    : leftPrimary;
 }
 
 /**

@@ -124,6 +124,12 @@ export const ReportSchema = v.strictObject({
   leaving: v.boolean(),
   /** Position of a stopped server, null while it runs or where none can be read. */
   position: v.nullable(PositionSchema),
+  /** That position is still being read. @default false */
+  reading: v.optional(v.boolean()),
+  /** Where it stood when it left Primary, or was found, unless proven in line since. @default null */
+  stood: v.optional(PositionSchema),
+  /** mariadbd runs that this watchdog has not started, and it has not answered yet. @default false */
+  adopted: v.optional(v.boolean()),
   /** `safe_to_bootstrap` of grastate.dat while stopped. */
   safeToBootstrap: v.boolean(),
   /** Store of the arbitrator that this server obeys (durable); null until its first order. */

@@ -11,6 +11,7 @@ import {
   down,
   printOf,
   type Seen,
+  STATE_UUID,
 } from "../support/cores.ts";
 
 const CUT1: Seen = { view: DC1, primary: "no" };
@@ -485,6 +486,17 @@ describe("lineage.noted", () => {
     const story = forsaken();
     expect(story.state.durable.noted?.members).toEqual([...DC1]);
     expect(story.verdict("dc2").rule).toBe("lineage.noted");
+  });
+
+  test("lineage.noted refuses a component whose servers of it may have rows beyond a fork point", () => {
+    const fork = { epoch: 5, segment: "dc1", forkPoint: { uuid: STATE_UUID, seqno: 80 } };
+    const story = calmArbitrator({ durable: { epoch: 5, epochs: [fork] } });
+    story.pass(6_000);
+    const stood = { uuid: STATE_UUID, seqno: 90 };
+    story.reports(DC2, { ...CUT2, epochServed: 4, stood });
+    expect(story.verdict("dc2").rule).toBe("lineage.noted");
+    story.reports(DC2, { ...CUT2, epochServed: 5, stood });
+    expect(story.orders()).toHaveLength(1);
   });
 
   test("lineage.noted passes where the component was in the noted view", () => {

@@ -227,6 +227,17 @@ describe("orders", () => {
     expect(order.forkPoint?.seqno).toBe(102);
   });
 
+  test("the target is one whose rows are proven, though another of its segment has more", () => {
+    const fork = { epoch: 5, segment: "dc1", forkPoint: { uuid: STATE_UUID, seqno: 80 } };
+    const story = calmArbitrator({ durable: { epoch: 5, epochs: [fork] } });
+    story.pass(6_000);
+    const stood = { uuid: STATE_UUID, seqno: 90 };
+    story.report("b2", { ...CUT2, lastCommitted: 102, epochServed: 4, stood });
+    expect(story.orders()).toEqual([]);
+    story.report("b1", { ...CUT2, lastCommitted: 100, epochServed: 5 });
+    expect(story.order().to).toBe("dbserver.3");
+  });
+
   test("a refused order is void: grant, segment and fork point are as before, its number is used up", () => {
     const { story, sent } = ordered();
     expect(story.state.durable.primarySegment).toBe("dc2");

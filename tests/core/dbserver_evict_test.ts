@@ -425,6 +425,25 @@ describe("an order to evict", () => {
     expect(story.lastReport.serving).toBe("on");
   });
 
+  test("proves nobody's rows: one that may be beyond a fork point stays so", () => {
+    const grant = { segment: "dc1", forkPoint: null, basis: "arithmetic", forms: false } as const;
+    const proven = (leftPrimary: { uuid: string; seqno: number } | null) => {
+      const story = cutOff();
+      story.state = {
+        ...story.state,
+        closed: true,
+        durable: { ...story.state.durable, leftPrimary },
+      };
+      story.state = { ...story.state, proven: false, arbitratorAt: Number.NEGATIVE_INFINITY };
+      ordered(story, { grant });
+      story.end("evict");
+      story.polled(statusOf(["a1", "a2"], { rejecting: true }));
+      return { proven: story.state.proven, served: story.state.durable.epochServed };
+    };
+    expect(proven(null)).toEqual({ proven: true, served: 1 });
+    expect(proven({ uuid: STATE_UUID, seqno: 90 })).toEqual({ proven: false, served: 0 });
+  });
+
   test("leaves forming to the one that was named for it", () => {
     const story = cutOff();
     const grant = { segment: "dc1", forkPoint: null, basis: "arithmetic", forms: false } as const;
