@@ -340,6 +340,8 @@ export function orderWritten(turn: Turn): void {
     set(turn, {
       startOrder: null,
       handling: "start",
+      // Its rows are the base of the new epoch, whatever they were to an earlier one.
+      ...(startOrder.bootstrap ? { diverged: false } : {}),
       // Whoever orders a start knows of the ones that failed.
       failedStarts: 0,
       ...(startOrder.bootstrap ? { grantEpoch: startOrder.epoch } : {}),

@@ -216,6 +216,16 @@ describe("checks of start and bootstrap", () => {
     expect(story.state.grantEpoch).toBe(1);
   });
 
+  test("a bootstrap makes its rows the base, though an earlier epoch had found them beyond its fork point", () => {
+    const story = stopped();
+    story.state = { ...story.state, diverged: true };
+    expect(story.startOrder("bootstrap")?.outcome).toBe("ok");
+    story.runs(101);
+    story.polled(statusOf(["a1"], { lastCommitted: 101, rejecting: true }));
+    expect(story.lastReport.diverged).toBe(false);
+    expect(story.has("stop")).toBe(false);
+  });
+
   test("a bootstrap whose epoch reaches the disk too late is refused, and counts as not served", () => {
     const story = stopped();
     story.autoPersist = false;
