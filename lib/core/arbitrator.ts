@@ -351,6 +351,9 @@ function closeEpoch(turn: Turn, report: Report): void {
   const { grant, noted } = state.durable;
   if (grant === null || noted === null || report.fingerprint !== noted.fingerprint) return;
   if (!isJointHere(state, new Set(noted.members))) return;
+  // What an order that is out will have come to is not known yet: refused, it is void, its fork point too.
+  const ordered = grant.kind === "form" || grant.kind === "evict";
+  if (ordered && grant.order === "given" && now < state.orderPauseUntil) return;
   // The view came to life again, but an order to evict the others may still be on its way.
   const { orderMaxAgeMs, marginMs } = state.config.timing;
   const obeyedUntil = state.evictedAt + orderMaxAgeMs + EVICT_DEADLINE_MS + marginMs;

@@ -188,6 +188,25 @@ describe("views", () => {
     expect(story.logged()).toContain("epoch_closed");
   });
 
+  test("a joint view closes nothing while the order is out: refused, it is void, and no fork point is left", () => {
+    const { story, sent } = ordered();
+    // The same members have become Primary again by themselves: it is the very view that was noted.
+    story.reports(ALL, { lastCommitted: 102 });
+    expect(story.state.durable.grant).not.toBeNull();
+    story.answered(sent, "refused", "report.young");
+    story.reports(ALL, { lastCommitted: 102 });
+    expect(story.state.durable).toMatchObject({ grant: null, epochs: [] });
+  });
+
+  test("without an answer it is closed once the order can no longer be obeyed", () => {
+    const { story } = ordered();
+    story.reports(ALL, { lastCommitted: 102 });
+    story.pass(story.config.timing.orderMaxAgeMs);
+    story.reports(ALL, { lastCommitted: 102 });
+    expect(story.state.durable.grant).toBeNull();
+    expect(story.state.durable.epochs).toHaveLength(1);
+  });
+
   test("a joint view whose commits hang closes nothing, and opens one epoch, not one per report", () => {
     const story = calmArbitrator({ config: coreCluster({ weights: { a1: 2, a2: 2 } }) });
     for (let round = 0; round < 8; round++) {
