@@ -950,7 +950,7 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
   const guest = config.segments.some(
     ({ name }) => name !== self.segment && holdsMajority(config, name, names, retired),
   );
-  if (guest || servesBeside(turn)) return Number.POSITIVE_INFINITY;
+  if (guest || servesBeside(turn) || nobodyElse(turn)) return Number.POSITIVE_INFINITY;
   // Where another segment holds an epoch since, no answer will ever be a grant.
   const barred = state.epochs.some(
     ({ epoch, segment }) => segment !== state.self.segment && epoch > state.durable.epochServed,
@@ -971,6 +971,22 @@ function servesBeside({ state, now }: Turn): boolean {
       report.fingerprint === view &&
       now - at <= state.config.timing.suspectMs,
   );
+}
+
+/**
+ * Is every server outside the view down, or on its way up to join one, by its own word: then no other
+ * Primary can be met, and who is in the view is who the cluster can be had back with.
+ */
+function nobodyElse({ state, now }: Turn): boolean {
+  const { config, peers, status } = state;
+  const names = memberNames(status);
+  return config.servers.every(({ id, name }) => {
+    if (names.has(name)) return true;
+    const peer = peers.get(id);
+    if (peer === undefined || now - peer.at > config.timing.suspectMs) return false;
+    const { running, fenced, adopted } = peer.report;
+    return running === "down" || (running === "unknown" && fenced && adopted !== true);
+  });
 }
 
 function kill(turn: Turn, because: string): void {

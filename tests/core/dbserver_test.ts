@@ -493,6 +493,34 @@ describe("the door", () => {
   });
 });
 
+describe("Primary alone, fenced, with less than it needs", () => {
+  /** Three of 3+3 are in a view that is not joint, under a grant to the other segment. */
+  function three(others: Partial<Report>): ServerStory {
+    const story = servingServer("b1", { config: THREE });
+    const view = ["a1", "b1", "b2"];
+    story.polled(statusOf(view, { lastCommitted: 101 }));
+    story.end("fence");
+    for (let second = 0; second < 20; second++) {
+      for (const name of ["a2", "a3", "b3"]) hearPeer(story, name, others);
+      story.polled(statusOf(view, { lastCommitted: 101, rejecting: true }));
+      story.pass(1_000);
+    }
+    return story;
+  }
+  const starting = { ...down(null), running: "unknown", primary: "unknown" } as const;
+
+  test("it lives while everybody else is down, or on the way up: the cluster comes back with it", () => {
+    expect(three(down(90)).has("kill")).toBe(false);
+    expect(three(starting).has("kill")).toBe(false);
+  });
+
+  test("it is killed where another one runs, or may have been started as a Primary", () => {
+    expect(three({ primary: "no", fenced: true }).has("kill")).toBe(true);
+    expect(three({ ...starting, adopted: true }).has("kill")).toBe(true);
+    expect(three({ ...starting, fenced: false }).has("kill")).toBe(true);
+  });
+});
+
 describe("a retired server", () => {
   /** Alone of its segment in a solo view, holding the grant. */
   function alone(retired: readonly PartyId[]): ServerStory {
