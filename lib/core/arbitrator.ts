@@ -466,7 +466,10 @@ function decide(turn: Turn): void {
   const outage = chooseBootstrap(turn.state, now);
   for (const segment of turn.state.config.segments) {
     const { facts, verdict: judged } = judgeByAll(turn, segment.name);
-    const verdict = facts.candidate === null && outage.is === "waiting" ? outage.verdict : judged;
+    // Where nobody is Primary, a majority that is lacking can come of the outage's end alone.
+    const short = judged.rule === "segment.majority" && turn.state.former === null;
+    const lacking = facts.candidate === null || short;
+    const verdict = lacking && outage.is === "waiting" ? outage.verdict : judged;
     verdicts.set(segment.name, verdict);
     record(turn, segment.name, verdict);
     if (verdict.rule === PROMOTE) {

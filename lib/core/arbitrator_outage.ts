@@ -1,7 +1,7 @@
 /**
  * Starting servers: what a stopped one may do, and after a full outage which one begins.
  * Invariant: a bootstrap is a new epoch, given only when every server of the noted view has said
- * where it stands, all on one lineage, and the most advanced is chosen.
+ * where it stands, all on one lineage, and the most advanced is chosen, retired or not.
  */
 import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
@@ -115,10 +115,36 @@ function standsAt(report: Report | null): Position | null {
   return report.stateUuid === null ? null : { uuid: report.stateUuid, seqno: report.lastCommitted };
 }
 
+/**
+ * Is this server on its way up to join whoever is Primary: it cannot be that by itself, nor has it what
+ * others lack, since it was not in the noted view. One that was ordered to begin can.
+ */
+function onlyJoins(state: ArbitratorState, server: DbServerConfig, report: Report): boolean {
+  const { noted, grant } = state.durable;
+  const starting = report.running === "unknown" && report.fenced && report.adopted !== true;
+  const begins = grant?.order === "given" && grant.target === server.id;
+  return starting && !begins && noted !== null && !noted.members.includes(server.name);
+}
+
+/**
+ * Has a retired server of the noted view said since where it stands, or is about to, in the lineage of the
+ * others: a person has taken its say where majorities are counted, not the commits that it alone has.
+ */
+function stillKnows(state: ArbitratorState, server: DbServerConfig, now: Millis): boolean {
+  const { noted } = state.durable;
+  if (noted === null || !noted.members.includes(server.name)) return false;
+  const maxAgeMs = state.config.timing.suspectMs;
+  const report = youngReport(state, server.id, { now, maxAgeMs });
+  if (report === null || (state.heard.get(server.id)?.at ?? 0) < state.notedAt) return false;
+  if (report.reading === true) return true;
+  const position = standsAt(report);
+  return position !== null && position.seqno >= 0 && noted.fingerprint.startsWith(position.uuid);
+}
+
 /** After a full outage: which server begins. */
 export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
   const maxAgeMs = state.config.timing.suspectMs;
-  // Only where nobody is Primary, or may be: starting, silent to SQL, or open.
+  // Only where nobody is Primary, or may be: silent to SQL, or open.
   let down = 0;
   let idle = 0;
   for (const server of state.config.servers) {
@@ -126,13 +152,13 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     if (report === null) continue;
     if (report.running === "down") down++;
     else if (report.running === "up" && report.primary === "no" && report.fenced) idle++;
-    else return { is: "none" };
+    else if (!onlyJoins(state, server, report)) return { is: "none" };
   }
   if (down === 0) return { is: "none" };
   const { noted } = state.durable;
   const forced = forcedSegment(state, now);
   const concerned = state.config.servers.filter((server) => {
-    if (state.durable.retired.includes(server.id)) return false;
+    if (state.durable.retired.includes(server.id) && !stillKnows(state, server, now)) return false;
     // A person's word stands for those alone who have long been silent.
     if (forced !== null) return server.segment === forced || !longSilent(state, server, now);
     return noted === null || noted.members.includes(server.name);
@@ -152,6 +178,14 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
       "outage.silent",
       `every server is down or silent, and ${silent.join(", ")} may know more`,
       "their watchdogs report, a person retires them, or starts one side: make_primary --force --allow-data-loss",
+    );
+  }
+  const reading = heard.filter(({ report }) => report?.reading === true);
+  if (reading.length > 0) {
+    return waiting(
+      "outage.reading",
+      `positions are being read: ${reading.map(({ server }) => server.name).join(", ")}`,
+      "they have been read",
     );
   }
   const without = heard
@@ -187,6 +221,7 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
         b.report.epochServed - a.report.epochServed ||
         b.position.seqno - a.position.seqno ||
         Number(b.report.safeToBootstrap) - Number(a.report.safeToBootstrap) ||
+        Number(hasSay(b.server)) - Number(hasSay(a.server)) ||
         Number(b.server.segment === primary) - Number(a.server.segment === primary) ||
         a.server.serial - b.server.serial,
     );

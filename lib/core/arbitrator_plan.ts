@@ -687,7 +687,7 @@ export function lossOf(
   let furthest = most > has ? "the newest Primary view" : "";
   const unsure: string[] = [];
   for (const server of state.config.servers) {
-    if (inside.has(server.id) || state.durable.retired.includes(server.id)) continue;
+    if (inside.has(server.id)) continue;
     const heard = state.heard.get(server.id);
     const { report } = heard ?? { report: null };
     const stood = Math.max(report?.lastCommitted ?? -1, report?.position?.seqno ?? -1);
@@ -695,6 +695,7 @@ export function lossOf(
       most = stood;
       furthest = server.name;
     }
+    if (state.durable.retired.includes(server.id)) continue;
     // Whoever is silent may have been granted the right since, or been started.
     const stopped =
       report !== null &&

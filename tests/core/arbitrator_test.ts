@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import type { Report } from "../../lib/message/dbserver.ts";
 import type { BodyOf } from "../../lib/message/mod.ts";
 import {
   ALL,
@@ -518,6 +519,63 @@ describe("full outage", () => {
     story.report("b2", down(0, { position: foreign }));
     expect(story.verdict("dc1").rule).toBe("outage.lineage");
     story.report("b2", down(100));
+    expect(story.orders()).toHaveLength(1);
+  });
+
+  test("a retired server that says where it stands, and is ahead, begins; one that is as far as others does not", () => {
+    const retired = (seqno: number) => {
+      const story = calmArbitrator();
+      story.person({ verb: "retire", parameters: { node: "a1", ...SIGNED } });
+      story.pass(20_000);
+      story.effects = [];
+      story.report("a1", down(seqno));
+      story.reports(["a2", "b1", "b2"], down(100));
+      return story.orders()[0]?.to;
+    };
+    expect(retired(101)).toBe("dbserver.1");
+    expect(retired(100)).toBe("dbserver.2");
+  });
+
+  test("outage.reading: nobody begins, retired or not, before positions that are being read have been read", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+    story.pass(20_000);
+    story.effects = [];
+    story.report("b2", down(null, { reading: true }));
+    story.reports(["a1", "a2", "b1"], down(100));
+    expect(story.orders()).toEqual([]);
+    expect(story.verdict("dc1")).toMatchObject({
+      rule: "outage.reading",
+      because: "positions are being read: b2",
+    });
+    story.report("b2", down(null));
+    expect(story.orders()).toHaveLength(1);
+  });
+
+  test("who is on the way up to join, and was not in the noted view, holds up nobody, unless it may be Primary", () => {
+    const outage = (changes: Partial<Report>) => {
+      const story = calmArbitrator();
+      story.reports(["a1", "b1"], { view: ["a1", "b1"], lastCommitted: 150 });
+      story.pass(20_000);
+      const starting = { running: "unknown", primary: "unknown", localState: "no answer" } as const;
+      story.report("b2", { ...down(null), ...starting, ...changes });
+      story.report("a2", down(90));
+      story.report("b1", down(150));
+      story.report("a1", { view: ["a1"], primary: "no", lastCommitted: 151 });
+      return story;
+    };
+    const { to, order } = outage({}).order();
+    expect({ to, seqno: order.forkPoint?.seqno }).toEqual({ to: "dbserver.1", seqno: 151 });
+    expect(outage({ adopted: true }).orders()).toEqual([]);
+    expect(outage({ fenced: false }).orders()).toEqual([]);
+  });
+
+  test("outage.position is what is told of a segment that lacks a majority because nobody can begin", () => {
+    const story = outage({ a2: 100, b2: null });
+    story.reports(["a1", "b1"], { view: ["a1", "b1"], primary: "no" });
+    expect(story.verdict("dc1").rule).toBe("outage.position");
+    expect(story.verdict("dc2").because).toBe("no position can be read of b2");
+    story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
     expect(story.orders()).toHaveLength(1);
   });
 

@@ -10,6 +10,7 @@ import {
   coreCluster,
   DC1,
   DC2,
+  down,
   membersOf,
   printOf,
   reportOf,
