@@ -120,6 +120,7 @@ function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
     writeAgainAt: Number.POSITIVE_INFINITY,
     held: [],
     joining: null,
+    turns: new Map(),
     eventLog: null,
     silent: new Set(),
     surveyAt: Number.POSITIVE_INFINITY,
@@ -824,7 +825,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
   }
   const start = startVerdict(state, from, { report, now });
   if (report.running === "down" && start !== "wait") {
-    set(turn, { joining: joiningAfter(state, from, now) });
+    set(turn, joiningAfter(state, from, now));
   }
   const parameters: Ack = {
     outcome: "ok",

@@ -54,21 +54,41 @@ const JOIN_MS = 5_000;
  */
 function mayJoin(state: ArbitratorState, from: PartyId, now: Millis): boolean {
   const { joining, config } = state;
-  if (joining === null || joining.server === from || now >= joining.until) return true;
-  const name = config.serverById.get(joining.server)?.name ?? "";
   const maxAgeMs = config.timing.suspectMs;
+  if (joining === null || now >= joining.until) return isNext(state, from, now);
+  if (joining.server === from) return true;
+  const name = config.serverById.get(joining.server)?.name ?? "";
   return config.servers.some((server) => {
     const report = youngReport(state, server.id, { now, maxAgeMs });
     return report?.primary === "yes" && namesOf(report).has(name);
   });
 }
 
+/**
+ * Does nobody who waits come before this one: who was told in vain, as one that has been given up or finds
+ * no donor, comes after those who wait since.
+ */
+function isNext(state: ArbitratorState, from: PartyId, now: Millis): boolean {
+  const { config, turns } = state;
+  const never = Number.NEGATIVE_INFINITY;
+  const own = turns.get(from) ?? never;
+  const maxAgeMs = config.timing.suspectMs;
+  return config.servers.every(({ id, name }) => {
+    if (id === from || own <= (turns.get(id) ?? never)) return true;
+    const report = youngReport(state, id, { now, maxAgeMs });
+    return report?.running !== "down" || !goneOnWithout(state, name, now);
+  });
+}
+
 /** Whose turn it is once that server has been told to join. */
-export function joiningAfter(state: ArbitratorState, from: PartyId, now: Millis) {
-  const { joining } = state;
-  return joining?.server === from && now < joining.until
-    ? joining
-    : { server: from, until: now + JOIN_MS };
+export function joiningAfter(
+  state: ArbitratorState,
+  from: PartyId,
+  now: Millis,
+): Pick<ArbitratorState, "joining" | "turns"> {
+  const { joining, turns } = state;
+  if (joining?.server === from && now < joining.until) return { joining, turns };
+  return { joining: { server: from, until: now + JOIN_MS }, turns: new Map(turns).set(from, now) };
 }
 
 /** What a stopped server may do now. `bootstrap` is never answered here: it takes an order. */

@@ -159,6 +159,8 @@ export interface ArbitratorState {
   readonly undo: Pick<ArbitratorDurable, "grant" | "primarySegment"> | null;
   /** Who was told last to join, and until when the next one waits for it to be a member. */
   readonly joining: { readonly server: PartyId; readonly until: Millis } | null;
+  /** When each server was last told so: who was told longest ago comes next. */
+  readonly turns: ReadonlyMap<PartyId, Millis>;
   /** When to judge again without being told anything new; `Infinity` in calm. */
   readonly lookAt: Millis;
   /** When the open grant's evictions were ordered: evicted may still be told until a while after. */

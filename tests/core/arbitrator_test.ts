@@ -643,6 +643,21 @@ describe("full outage", () => {
     alone(["b1", "b2"]);
     expect(start("a1")).toBe("join");
   });
+
+  test("servers join in turn: those who are told in vain come after those who wait", () => {
+    const config = coreCluster({ segments: { dc1: ["a1", "a2", "a3"], dc2: ["b1"] } });
+    const story = calmArbitrator({ config });
+    const told: string[] = [];
+    for (let round = 0; round < 40; round++) {
+      story.pass(1_000);
+      story.report("b1", { view: ["b1"] });
+      // The third one's word always comes last.
+      for (const name of ["a1", "a2", "a3"])
+        if (story.report(name, down(100))?.arbitrator?.start === "join" && told.at(-1) !== name)
+          told.push(name);
+    }
+    expect(told.slice(0, 6)).toEqual(["a1", "a2", "a3", "a1", "a2", "a3"]);
+  });
 });
 
 describe("people", () => {
