@@ -77,7 +77,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: RULES,
-        from: "if (isHeavy(state, server.segment) && ",
+        from: "if (isHeavy(state, server.segment, inside) && ",
         to: "if (false as boolean && ",
       },
     ],
@@ -674,7 +674,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: OUTAGE,
-        from: '    else return { is: "none" };\n',
+        from: '    else if (!onlyJoins(state, server, report)) return { is: "none" };\n',
         to: "",
       },
     ],
@@ -722,7 +722,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SERVER,
-        from: "if (guest || servesBeside(turn)) return",
+        from: "if (guest || servesBeside(turn) || nobodyElse(turn)) return",
         to: "if (names.size < 0 && guest) return",
       },
     ],
