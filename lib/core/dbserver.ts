@@ -1086,21 +1086,36 @@ function manage(turn: Turn): void {
 /**
  * Whose data a reseeded server takes: left alone, Galera prefers a neighbour of the same segment, which
  * may have the very rows that are to go (measured). One that serves has been proven in line; where
- * nobody serves yet, one that began the newest epoch.
+ * nobody serves yet, one that began the newest epoch, or stood beyond no fork point by its own word.
  */
 function donorFor(state: DbServerState, now: Millis): string | null {
-  const { config, durable, primarySegment } = state;
+  const { config, primarySegment } = state;
   let best: { readonly name: string; readonly rank: number } | null = null;
   for (const [id, { report, at }] of state.peers) {
     const server = config.serverById.get(id);
     if (server === undefined || now - at > config.timing.suspectMs) continue;
     if (report.primary !== "yes" || report.localState !== "Synced" || report.diverged) continue;
     const serves = report.serving === "on";
-    if (!serves && report.epochServed < durable.epochSeen) continue;
+    if (!serves && !isInLine(state, report)) continue;
     const rank = (serves ? 2 : 0) + (server.segment === primarySegment ? 1 : 0);
     if (best === null || rank > best.rank) best = { name: server.name, rank };
   }
   return best?.name ?? null;
+}
+
+function isInLine({ durable, epochs }: DbServerState, report: Report): boolean {
+  const { epochServed, epochSeen, stood } = report;
+  if (epochServed >= durable.epochSeen) return true;
+  return (
+    epochSeen >= durable.epochSeen &&
+    epochs.every(
+      ({ epoch, forkPoint }) =>
+        epoch <= epochServed ||
+        forkPoint === null ||
+        stood === undefined ||
+        (stood.uuid === forkPoint.uuid && stood.seqno <= forkPoint.seqno),
+    )
+  );
 }
 
 /**

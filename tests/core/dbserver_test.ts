@@ -571,7 +571,8 @@ describe("lineage", () => {
     expect(story.has("start")).toBe(false);
     story.leased({ promise: null, arbitrator: RESEED });
     // Nobody is known to have the right rows yet: its neighbour is Synced, but does not serve.
-    hearPeer(story, "a2", { serving: "off", fenced: true, epochSeen: 5 });
+    const stood = { uuid: STATE_UUID, seqno: 105 };
+    hearPeer(story, "a2", { serving: "off", fenced: true, epochSeen: 5, stood });
     story.pass(600);
     expect(story.has("start")).toBe(false);
     hearPeer(story, "b2", { serving: "on", epochSeen: 5, epochServed: 5 });
@@ -583,7 +584,7 @@ describe("lineage", () => {
     expect(story.state.diverged).toBe(false);
   });
 
-  test("the donor of a reseed serves, in the primary segment where it can be; else it began the epoch", () => {
+  test("the donor of a reseed serves, in the primary segment where it can be; else it began the epoch, or stood beyond no fork point", () => {
     const donorAmong = (peers: Readonly<Record<string, Partial<Report>>>) => {
       const story = leftAt(105);
       story.stops("killed");
@@ -599,7 +600,13 @@ describe("lineage", () => {
     expect(donorAmong({ a2: serves, b1: { ...serves, localState: "Joined" } })).toBe("a2");
     expect(donorAmong({ b1: { ...serves, serving: "off" } })).toBe("b1");
     expect(donorAmong({ b1: { ...serves, serving: "off", diverged: true } })).toBeNull();
-    expect(donorAmong({ b1: { ...serves, serving: "off", epochServed: 4 } })).toBeNull();
+    const waits = { ...serves, serving: "off", epochServed: 4 } as const;
+    const stood = { uuid: STATE_UUID, seqno: 101 };
+    expect(donorAmong({ b1: { ...waits, stood } })).toBeNull();
+    // It knows of the epoch and stood beyond nothing: it is Primary in it, with too few to serve yet.
+    expect(donorAmong({ b1: waits })).toBe("b1");
+    expect(donorAmong({ b1: { ...waits, stood: { ...stood, seqno: 100 } } })).toBe("b1");
+    expect(donorAmong({ b1: { ...waits, epochSeen: 4 } })).toBeNull();
   });
 
   test("a stop is said in a report before it happens, until mariadbd has ended", () => {
