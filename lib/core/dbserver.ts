@@ -43,10 +43,10 @@ import {
   isHeavy,
   leaseOf,
   lineageOf,
-  mayVouch,
   memberNames,
   rightOf,
   viewOf,
+  vouchMs,
 } from "./dbserver_state.ts";
 import { ack, keep, log, set, type Turn } from "./dbserver_turn.ts";
 
@@ -142,6 +142,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     probe: "off",
     probing: false,
     probeAt: now,
+    flowedAt: never,
     hungAtSeqno: -1,
     suspendedAt: never,
     vainSince: forever,
@@ -300,10 +301,10 @@ function hear(turn: Turn, event: Extract<DbServerEvent, { on: "message" }>): voi
       set(turn, { peers: new Map(state.peers).set(from, { report, at: now }) });
       see(turn, report.epochSeen);
       // A vouch is counted by the rules of whoever relies on it: they must be these.
-      const vouch =
-        sameRules(state.documents?.active, report.config?.active) &&
-        mayVouch(turn.state, report.fingerprint, now);
-      const ms = vouchMs(state);
+      const ms = sameRules(state.documents?.active, report.config?.active)
+        ? vouchMs(turn.state, report.fingerprint, now)
+        : 0;
+      const vouch = ms > 0;
       if (vouch)
         set(turn, { vouchedUntil: Math.max(state.vouchedUntil, now + state.config.outwaitMs) });
       ack(turn, ticket, {
@@ -331,15 +332,6 @@ function hear(turn: Turn, event: Extract<DbServerEvent, { on: "message" }>): voi
       unreachable(body);
   }
 }
-
-/** What a probe behind a closed door tells is older by Galera's sign of life, so its word ends sooner. */
-function vouchMs(state: DbServerState): Millis {
-  const { leaseMs, reportIntervalMs } = state.config.timing;
-  return state.closed ? Math.max(2 * reportIntervalMs, leaseMs - CLOSED_PROBE_LAG_MS) : leaseMs;
-}
-
-/** evs.keepalive_period, and a little. */
-const CLOSED_PROBE_LAG_MS = 1_100;
 
 /** A newer epoch was heard of. */
 function see(turn: Turn, epoch: number): void {
@@ -605,6 +597,7 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     // Its watchdog was not there to see whether it left Primary: where it stands must be proven.
     set(turn, { adopted: false, foundAt: { uuid: stood, seqno: status.lastCommitted } });
   }
+  const probe = probeAfter(state, status, { changed });
   set(turn, {
     status,
     polledAt: startedAt,
@@ -623,7 +616,9 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     closures: status.localState === "Synced" ? 0 : state.closures,
     lastPrimary: lastPrimaryOf(state, status),
     closed: startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed,
-    probe: probeAfter(state, status, { changed }),
+    probe,
+    // Progress tells that commits have flowed since the poll before.
+    flowedAt: state.probe === "hanging" && probe === "flowing" ? state.polledAt : state.flowedAt,
     hungAtSeqno: status.evsState === "OPERATIONAL" ? state.hungAtSeqno : status.lastCommitted,
     proven: state.proven && status.primary,
   });
@@ -710,7 +705,7 @@ function hearProbe(turn: Turn, event: Extract<DbServerEvent, { on: "probed" }>):
   if (state.status?.primary !== true || event.startedAt < state.viewSince) return;
   switch (event.outcome) {
     case "committed":
-      set(turn, { probe: "flowing" });
+      set(turn, { probe: "flowing", flowedAt: event.startedAt });
       return;
     case "held":
       set(turn, { probe: "held" });

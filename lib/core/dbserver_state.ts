@@ -138,6 +138,8 @@ export interface DbServerState {
   readonly probe: Report["probe"];
   readonly probing: boolean;
   readonly probeAt: Millis;
+  /** When commits were last known to flow: a probe that committed was begun then. */
+  readonly flowedAt: Millis;
   /** Last committed when commits were found to hang. */
   readonly hungAtSeqno: number;
 
@@ -416,26 +418,48 @@ export function isHeavy(state: DbServerState): boolean {
   return 2 * own > all;
 }
 
-/** May this server vouch for a peer in that view now. */
-export function mayVouch(state: DbServerState, view: string | null, now: Millis): boolean {
-  const { status } = state;
-  if (view === null || status === null || !status.ready || !status.primary) return false;
-  if (viewOf(status) !== view || !isJoint(state.config, memberNames(status))) return false;
-  if (state.probe !== "flowing" && state.probe !== "held") return false;
-  // Held commits look the same behind a cut: the others who are heard must be a joint view yet.
-  if (state.probe === "held" && !hearsJoint(state, now)) return false;
-  return state.order === null && state.eviction === null;
+/**
+ * For how long this server may vouch for a peer in that view: one lease from the last sign that the view
+ * was whole. A peer of the segment that is promoted behind a cut shares no server with those who vouch for
+ * it, so their word must end by what they know, not by when they are asked. 0: not at all.
+ */
+export function vouchMs(state: DbServerState, view: string | null, now: Millis): Millis {
+  const { status, config, probe, order, eviction } = state;
+  if (view === null || status === null || !status.ready || !status.primary) return 0;
+  if (viewOf(status) !== view || !isJoint(config, memberNames(status))) return 0;
+  if (order !== null || eviction !== null) return 0;
+  const { leaseMs, reportIntervalMs } = config.timing;
+  // What a probe behind a closed door tells is older by Galera's sign of life.
+  const longest = state.closed
+    ? Math.max(2 * reportIntervalMs, leaseMs - CLOSED_PROBE_LAG_MS)
+    : leaseMs;
+  // Held commits look the same behind a cut: what others say is the sign then.
+  const signAt =
+    probe === "flowing"
+      ? state.flowedAt
+      : probe === "held"
+        ? heardJointAt(state, now)
+        : Number.NEGATIVE_INFINITY;
+  return Math.max(0, Math.floor(longest - (now - signAt)));
 }
 
-/** Are the members of the view who are heard, itself among them, a joint view. */
-function hearsJoint(state: DbServerState, now: Millis): boolean {
+/** evs.keepalive_period, and a little. */
+const CLOSED_PROBE_LAG_MS = 1_100;
+
+/** Since when half of each segment, members of this view and itself among them, have been heard. */
+function heardJointAt(state: DbServerState, now: Millis): Millis {
   const { config, self, status, peers } = state;
-  const heard = new Set<string>();
-  for (const { name } of status?.members ?? []) {
-    const server = config.serverByName.get(name);
-    if (server === undefined) continue;
-    const at = server.id === self.id ? now : (peers.get(server.id)?.at ?? Number.NEGATIVE_INFINITY);
-    if (now - at <= config.timing.suspectMs) heard.add(name);
+  const names = memberNames(status);
+  let since = now;
+  for (const { servers } of config.segments) {
+    const heard: Millis[] = [];
+    for (const { id, name } of servers) {
+      const at = id === self.id ? now : peers.get(id)?.at;
+      if (names.has(name) && at !== undefined) heard.push(at);
+    }
+    heard.sort((a, b) => b - a);
+    const needed = Math.ceil(servers.length / 2);
+    since = Math.min(since, heard[needed - 1] ?? Number.NEGATIVE_INFINITY);
   }
-  return isJoint(config, heard);
+  return since;
 }

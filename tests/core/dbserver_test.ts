@@ -158,12 +158,30 @@ describe("vouches", () => {
     const story = servingServer("b1");
     story.now += 10_000;
     story.polled(statusOf(ALL));
+    story.probed();
     const ack = story.hears("dbserver.1", {
       verb: "db_status_report",
       parameters: peer(story.config),
     });
     expect(ack?.promise).toEqual({ ms: LEASE_MS, view: printOf(ALL, true), epoch: null });
     expect(story.state.vouchedUntil).toBe(story.now + story.config.outwaitMs);
+  });
+
+  test("its word ends one lease after commits were last known to flow, whenever it is asked", () => {
+    const story = servingServer("b1");
+    const report = { verb: "db_status_report", parameters: peer(story.config) } as const;
+    const ms = () => story.hears("dbserver.1", report)?.promise?.ms ?? null;
+    story.probed();
+    story.now += 400;
+    story.polled(statusOf(ALL));
+    expect(ms()).toBe(LEASE_MS - 400);
+    story.now += LEASE_MS - 401;
+    story.polled(statusOf(ALL));
+    expect(ms()).toBe(1);
+    story.now += 1;
+    expect(ms()).toBeNull();
+    story.probed();
+    expect(ms()).toBe(LEASE_MS);
   });
 
   const refusals: readonly [string, (story: ServerStory) => void, Partial<Report>][] = [
@@ -197,7 +215,7 @@ describe("vouches", () => {
     });
   }
 
-  test("held commits look the same behind a cut: whoever does not hear half of each segment vouches for nobody", () => {
+  test("held commits look the same behind a cut: its word ends one lease after half of each segment was heard", () => {
     const config = coreCluster({ segments: { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2"] } });
     const all = config.servers.map(({ name }) => name);
     const story = servingServer("b1", { config });
@@ -211,13 +229,16 @@ describe("vouches", () => {
     };
     for (const name of ["a1", "a2", "b2"]) hearPeer(story, name, {});
     hold();
-    expect(ask()).not.toBeNull();
-    story.now += config.timing.suspectMs + 1;
+    expect(ask()?.ms).toBe(LEASE_MS);
+    story.now += LEASE_MS - 1;
     hearPeer(story, "b2", {});
+    hold();
+    expect(ask()?.ms).toBe(1);
+    story.now += 1;
     hold();
     expect(ask()).toBeNull();
     hearPeer(story, "a1", {});
-    expect(ask()).not.toBeNull();
+    expect(ask()?.ms).toBe(LEASE_MS);
   });
 
   test("a probe held by flow control still vouches, a hung one only after progress", () => {

@@ -350,8 +350,8 @@ export const MUTANTS: readonly Mutant[] = [
       },
       {
         file: STATE,
-        from: " || !isJoint(state.config, memberNames(status))) return false;",
-        to: ") return false;",
+        from: " || !isJoint(config, memberNames(status))) return 0;",
+        to: ") return 0;",
       },
     ],
   },
@@ -362,10 +362,22 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: STATE,
-        from: 'if (state.probe !== "flowing" && state.probe !== "held") return false;',
-        to: "",
+        from: 'probe === "flowing"\n      ? state.flowedAt',
+        to: 'probe !== "held"\n      ? now',
       },
     ],
+  },
+  {
+    id: "vouch.ageless",
+    breaks: "A vouch counts from when it is asked for, however long ago commits were seen to flow",
+    scenario: "vouched for by two who are cut off with it",
+    edits: [{ file: STATE, from: "? state.flowedAt", to: "? now" }],
+  },
+  {
+    id: "vouch.held",
+    breaks: "Held commits count as flowing, whoever is heard",
+    scenario: "the same while flow control holds commits",
+    edits: [{ file: STATE, from: "? heardJointAt(state, now)", to: "? now" }],
   },
   {
     id: "vouch.forgotten",

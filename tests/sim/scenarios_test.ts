@@ -806,6 +806,39 @@ describe("starts and stops in between", () => {
   });
 });
 
+describe("a vouch of the other segment shares no server with the majority of one's own", () => {
+  // {a3,b1,b2} has the quorum, {a1,a2} the majority of dc1 and the arbitrator.
+  function parted(seed: number): Stage {
+    const weights: StageOptions["weights"] = [
+      [2, 2, 2],
+      [3, 3],
+    ];
+    return new Stage({ weights, seed, galera: { suspectMs: [4000, 4100] } });
+  }
+
+  for (const seed of [1, 2, 3])
+    test(`a3 is vouched for by two who are cut off with it: it is closed one lease after the cut (seed ${seed})`, () => {
+      const stage = parted(seed);
+      stage.cut(["a3", ...stage.site("dc2")], ["a1", "a2", "arbitrator"]);
+      stage.run(3100);
+      expect(stage.serves("a3")).toBe(false);
+      stage.run(20_000);
+      stage.endsWell();
+    });
+
+  for (const seed of [1, 2, 3])
+    test(`the same while flow control holds commits: what is heard is the sign then (seed ${seed})`, () => {
+      const stage = parted(seed);
+      stage.world.holdCommits(0, 20_000);
+      stage.run(1500);
+      stage.cut(["a3", ...stage.site("dc2")], ["a1", "a2", "arbitrator"]);
+      stage.run(3100);
+      expect(stage.serves("a3")).toBe(false);
+      stage.run(20_000);
+      stage.endsWell();
+    });
+});
+
 describe("promises outlast Galera's patience", () => {
   // Galera told to give up sooner than promises end: then only the outwait stands between two writers.
   for (const seed of [1, 2, 3, 4, 5, 6])
