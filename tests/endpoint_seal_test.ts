@@ -1,11 +1,10 @@
 /** What an endpoint with keys lets through, and from whom. */
 import { describe, expect, test } from "bun:test";
 import { type Answer, createEndpoint, type Peer, REFUSED_TOKENS } from "../lib/endpoint.ts";
-import type { PartyId } from "../lib/message/envelope.ts";
-import { type Body, encodeMessage, type Message } from "../lib/message/mod.ts";
+import { encodeMessage, type Message } from "../lib/message/mod.ts";
 import { tokenBuckets } from "../lib/rate.ts";
 import { isReplyTo, SEAL_HEADER, SealKey, sealRequest } from "../lib/seal.ts";
-import { ACK, REPORT, SAMPLES } from "./message/samples.ts";
+import { ACK, messageOf, REPORT, SAMPLES } from "./message/samples.ts";
 
 const node = new SealKey("node", "one-secret-of-at-least-32-characters");
 const operator = new SealKey("operator", "two-secret-of-at-least-32-characters");
@@ -14,26 +13,13 @@ const FAR: Peer = { address: "10.9.9.9", isLocal: () => false };
 const NEAR: Peer = { address: "10.0.3.1", isLocal: () => true };
 const SOCKET: Peer = { address: null, isLocal: () => true };
 
-function message(sender: PartyId, receiver: PartyId, body: Body): Message {
-  const envelope = {
-    v: 1,
-    sender,
-    receiver,
-    session: "s",
-    seq: 1,
-    toSession: "",
-    configVersion: 1,
-  };
-  return { ...envelope, ...body } as Message;
-}
-
-const REPORTED = message("dbserver.1", "arbitrator.1", REPORT);
-const REPLY = message("arbitrator.1", "dbserver.1", ACK);
+const REPORTED = messageOf("dbserver.1", "arbitrator.1", REPORT);
+const REPLY = messageOf("arbitrator.1", "dbserver.1", ACK);
 const [QUESTION, DRAIN] = SAMPLES["command>arbitrator"].map((body) =>
-  message("command.1", "arbitrator.1", body),
+  messageOf("command.1", "arbitrator.1", body),
 );
 const [NOTIFY] = SAMPLES["wsrep_notify_cmd>dbserver"].map((body) =>
-  message("wsrep_notify_cmd.1", "dbserver.1", body),
+  messageOf("wsrep_notify_cmd.1", "dbserver.1", body),
 );
 if (QUESTION === undefined || DRAIN === undefined || NOTIFY === undefined)
   throw new Error("samples");

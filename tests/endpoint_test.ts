@@ -6,7 +6,7 @@ import { startLoop } from "../lib/loop.ts";
 import { BODY_MAX_BYTES } from "../lib/message/envelope.ts";
 import { decodeMessage, encodeMessage, type Message } from "../lib/message/mod.ts";
 import { systemClock, systemWakeup } from "../lib/wakeup.ts";
-import { ACK, REPORT } from "./message/samples.ts";
+import { ACK, ACKED, REPORTED } from "./message/samples.ts";
 import { smallCluster } from "./support/small_cluster.ts";
 import {
   TOY_CORE,
@@ -15,17 +15,6 @@ import {
   type ToyState,
   toyState,
 } from "./support/toy_core.ts";
-
-const MESSAGE = {
-  v: 1,
-  sender: "dbserver.1",
-  receiver: "arbitrator.1",
-  session: "db",
-  seq: 1,
-  toSession: "arb",
-  configVersion: 7,
-  ...REPORT,
-} as Message;
 
 const JSON_TYPE = { "content-type": "application/json" };
 
@@ -69,18 +58,17 @@ function endpoint(answer: Answer = { status: 503, reason: "test", error: "test" 
 
 describe("POST /messages", () => {
   test("hands a message on and answers with what comes back", async () => {
-    const reply = { ...MESSAGE, ...ACK, sender: "arbitrator.1", receiver: "dbserver.1" } as Message;
-    const { post, submitted } = endpoint({ status: 200, message: reply });
-    const response = await post(encodeMessage(MESSAGE));
+    const { post, submitted } = endpoint({ status: 200, message: ACKED });
+    const response = await post(encodeMessage(REPORTED));
     expect(response.status).toBe(200);
     expect(response.headers.get("content-type")).toBe("application/json");
-    expect(decodeMessage(await response.text())).toEqual({ ok: true, message: reply });
-    expect(submitted).toEqual([MESSAGE]);
+    expect(decodeMessage(await response.text())).toEqual({ ok: true, message: ACKED });
+    expect(submitted).toEqual([REPORTED]);
   });
 
   test("passes a refusal of the mailroom on with its status and reason", async () => {
     const { post } = endpoint({ status: 410, reason: "older_seq", error: "too late" });
-    const response = await post(encodeMessage(MESSAGE));
+    const response = await post(encodeMessage(REPORTED));
     expect(response.status).toBe(410);
     expect(await response.json()).toEqual({ reason: "older_seq", error: "too late" });
   });
@@ -89,23 +77,23 @@ describe("POST /messages", () => {
     ["nothing", null, 400, "not_json"],
     ["no JSON", "{", 400, "not_json"],
     ["bytes that are no UTF-8", new Uint8Array([0xff]), 400, "not_utf8"],
-    ["another wire version", encodeMessage({ ...MESSAGE, v: 2 } as never), 400, "wire_version"],
+    ["another wire version", encodeMessage({ ...REPORTED, v: 2 } as never), 400, "wire_version"],
     [
       "a sender of no kind",
-      encodeMessage({ ...MESSAGE, sender: "x.1" } as never),
+      encodeMessage({ ...REPORTED, sender: "x.1" } as never),
       400,
       "bad_envelope",
     ],
     [
       "roles that never talk",
-      encodeMessage({ ...MESSAGE, sender: "dbclient.1" } as never),
+      encodeMessage({ ...REPORTED, sender: "dbclient.1" } as never),
       403,
       "not_routed",
     ],
-    ["an unknown verb", encodeMessage({ ...MESSAGE, verb: "fly" } as never), 400, "unknown_verb"],
+    ["an unknown verb", encodeMessage({ ...REPORTED, verb: "fly" } as never), 400, "unknown_verb"],
     [
       "wrong parameters",
-      encodeMessage({ ...MESSAGE, parameters: {} } as never),
+      encodeMessage({ ...REPORTED, parameters: {} } as never),
       400,
       "bad_parameters",
     ],
@@ -170,13 +158,13 @@ describe("POST /messages", () => {
     ]) {
       const headers = type === "" ? {} : { "content-type": type };
       const response = await post(
-        new TextEncoder().encode(encodeMessage(MESSAGE)),
+        new TextEncoder().encode(encodeMessage(REPORTED)),
         headers as Record<string, string>,
       );
       expect([type, response.status]).toEqual([type, 415]);
     }
     expect(submitted).toEqual([]);
-    await post(encodeMessage(MESSAGE), { "content-type": "Application/JSON; charset=UTF-8" });
+    await post(encodeMessage(REPORTED), { "content-type": "Application/JSON; charset=UTF-8" });
     expect(submitted).toHaveLength(1);
   });
 
@@ -187,7 +175,7 @@ describe("POST /messages", () => {
       status: () => ({}),
       illness: () => null,
     });
-    const request = { method: "POST", body: encodeMessage(MESSAGE), headers: JSON_TYPE };
+    const request = { method: "POST", body: encodeMessage(REPORTED), headers: JSON_TYPE };
     const waiting = Array.from({ length: REQUESTS_MAX }, () => app.request("/messages", request));
     expect((await app.request("/messages", request)).status).toBe(503);
     gate.resolve({ status: 503, reason: "test", error: "test" });
@@ -203,7 +191,7 @@ describe("POST /messages", () => {
       status: () => ({}),
       illness: () => null,
     });
-    const request = { method: "POST", body: encodeMessage(MESSAGE), headers: JSON_TYPE };
+    const request = { method: "POST", body: encodeMessage(REPORTED), headers: JSON_TYPE };
     expect(await (await app.request("/messages", request)).json()).toEqual({
       reason: "internal",
       error: "broken",
@@ -277,7 +265,7 @@ describe("in front of a loop", () => {
       app.request("/messages", {
         method: "POST",
         headers: JSON_TYPE,
-        body: encodeMessage({ ...MESSAGE, ...changes } as Message),
+        body: encodeMessage({ ...REPORTED, ...changes } as Message),
       });
     const before = loop.state().core;
     const cases: readonly [Partial<Message>, number, string][] = [

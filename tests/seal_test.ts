@@ -1,6 +1,5 @@
 import { describe, expect, test } from "bun:test";
 import type { PartyId } from "../lib/message/envelope.ts";
-import type { Body, Message } from "../lib/message/mod.ts";
 import {
   type Claim,
   holds,
@@ -15,7 +14,7 @@ import {
   sealRequest,
   signingKey,
 } from "../lib/seal.ts";
-import { REPORT, SAMPLES } from "./message/samples.ts";
+import { messageOf, REPORT, SAMPLES } from "./message/samples.ts";
 
 const ONE = "one-secret-of-at-least-32-characters";
 const TWO = "two-secret-of-at-least-32-characters";
@@ -28,19 +27,6 @@ function claimed(header: string, keys: Keyring = ring): Claim {
   const claim = readClaim(keys, header);
   if (typeof claim === "string") throw new Error(claim);
   return claim;
-}
-
-function message(sender: PartyId, receiver: PartyId, body: Body): Message {
-  const envelope = {
-    v: 1,
-    sender,
-    receiver,
-    session: "s",
-    seq: 1,
-    toSession: "",
-    configVersion: 1,
-  };
-  return { ...envelope, ...body } as Message;
 }
 
 describe("a request's seal", () => {
@@ -127,7 +113,7 @@ const QUESTIONS_AND_HINTS = ["wsrep_notify_cmd", "status_summary", "history", "s
 
 describe("maySay()", () => {
   const orders = SAMPLES["command>arbitrator"].map((body) =>
-    message("command.1", "arbitrator.1", body),
+    messageOf("command.1", "arbitrator.1", body),
   );
 
   test("a node's secret gives no order, a question it may ask", () => {
@@ -141,7 +127,7 @@ describe("maySay()", () => {
 
   test("an operator's secret gives every order, and speaks for no party", () => {
     for (const each of orders) expect(maySay("operator", each)).toBe(true);
-    const report = message("dbserver.1", "arbitrator.1", REPORT);
+    const report = messageOf("dbserver.1", "arbitrator.1", REPORT);
     expect(maySay("operator", report)).toBe(false);
     expect(maySay("node", report)).toBe(true);
   });
@@ -151,7 +137,7 @@ describe("maySay()", () => {
       for (const body of bodies) {
         const [from, to] = route.split(">");
         const harmless = QUESTIONS_AND_HINTS.includes(body.verb);
-        const each = message(`${from}.1` as PartyId, `${to}.1` as PartyId, body);
+        const each = messageOf(`${from}.1` as PartyId, `${to}.1` as PartyId, body);
         expect([route, body.verb, mayBeUnsigned(each)]).toEqual([route, body.verb, harmless]);
       }
     }

@@ -8,7 +8,7 @@ import type { PartyId } from "../../lib/message/envelope.ts";
 import { type Body, encodeMessage, type Message } from "../../lib/message/mod.ts";
 import { holds, readClaim, SEAL_HEADER, SealKey, sealReply } from "../../lib/seal.ts";
 import { systemClock, systemWakeup } from "../../lib/wakeup.ts";
-import { ACK, REPORT, SAMPLES } from "../message/samples.ts";
+import { ACK, ACKED, REPORT, REPORTED, SAMPLES } from "../message/samples.ts";
 import { smallCluster } from "../support/small_cluster.ts";
 import {
   TOY_CORE,
@@ -17,19 +17,6 @@ import {
   type ToyState,
   toyState,
 } from "../support/toy_core.ts";
-
-const MESSAGE = {
-  v: 1,
-  sender: "dbserver.1",
-  receiver: "arbitrator.1",
-  session: "db",
-  seq: 1,
-  toSession: "arb",
-  configVersion: 7,
-  ...REPORT,
-} as Message;
-
-const REPLY = { ...MESSAGE, ...ACK, sender: "arbitrator.1", receiver: "dbserver.1" } as Message;
 
 const closers: (() => Promise<unknown> | undefined)[] = [];
 afterEach(async () => {
@@ -44,7 +31,7 @@ function serve(answer: (request: Request) => Response | Promise<Response>): stri
 }
 
 function post(url: string, timeoutMs = 1000) {
-  return postMessage({ url, message: MESSAGE, timeoutMs });
+  return postMessage({ url, message: REPORTED, timeoutMs });
 }
 
 describe("postMessage()", () => {
@@ -52,15 +39,15 @@ describe("postMessage()", () => {
     const seen: unknown[] = [];
     const url = serve(async (request) => {
       seen.push(request.method, request.headers.get("content-type"), await request.text());
-      return new Response(encodeMessage(REPLY));
+      return new Response(encodeMessage(ACKED));
     });
-    expect(await post(url)).toEqual({ status: 200, message: REPLY });
-    expect(seen).toEqual(["POST", "application/json", encodeMessage(MESSAGE)]);
+    expect(await post(url)).toEqual({ status: 200, message: ACKED });
+    expect(seen).toEqual(["POST", "application/json", encodeMessage(REPORTED)]);
   });
 
   test("gives the message of a 409 too", async () => {
-    const url = serve(() => new Response(encodeMessage(REPLY), { status: 409 }));
-    expect(await post(url)).toEqual({ status: 409, message: REPLY });
+    const url = serve(() => new Response(encodeMessage(ACKED), { status: 409 }));
+    expect(await post(url)).toEqual({ status: 409, message: ACKED });
   });
 
   test("gives status, reason and error of a refusal", async () => {
@@ -86,7 +73,7 @@ describe("postMessage()", () => {
     let followed = false;
     const elsewhere = serve(() => {
       followed = true;
-      return new Response(encodeMessage(REPLY));
+      return new Response(encodeMessage(ACKED));
     });
     const url = serve(() => Response.redirect(elsewhere, 307));
     expect(await post(url)).toMatchObject({ status: 307 });
@@ -126,7 +113,7 @@ describe("postMessage()", () => {
     const url = serve(() => new Response("x".repeat(5000)));
     const result = await postMessage({
       url,
-      message: MESSAGE,
+      message: REPORTED,
       timeoutMs: 1000,
       replyMaxBytes: 4999,
     });
@@ -137,7 +124,7 @@ describe("postMessage()", () => {
     const before = process.env["HTTP_PROXY"];
     process.env["HTTP_PROXY"] = "http://127.0.0.1:9";
     try {
-      const url = serve(() => new Response(encodeMessage(REPLY)));
+      const url = serve(() => new Response(encodeMessage(ACKED)));
       expect(await post(url)).toMatchObject({ status: 200 });
     } finally {
       if (before === undefined) delete process.env["HTTP_PROXY"];
@@ -161,7 +148,7 @@ describe("postMessage() with a key", () => {
       if (typeof claim === "string" || !holds(claim, asked)) {
         return Response.json({ reason: "unknown_key", error: "" }, { status: 401 });
       }
-      const body = status === 410 ? '{"reason":"older_seq","error":"late"}' : encodeMessage(REPLY);
+      const body = status === 410 ? '{"reason":"older_seq","error":"late"}' : encodeMessage(ACKED);
       return new Response(body, {
         status,
         headers: { [SEAL_HEADER]: spoil(sealReply(claim, status, body)) },
@@ -170,17 +157,17 @@ describe("postMessage() with a key", () => {
   }
 
   function signed(url: string) {
-    return postMessage({ url, message: MESSAGE, timeoutMs: 1000, key });
+    return postMessage({ url, message: REPORTED, timeoutMs: 1000, key });
   }
 
   test("believes a reply, a handshake and a refusal that are sealed", async () => {
-    expect(await signed(sealing(key))).toEqual({ status: 200, message: REPLY });
-    expect(await signed(sealing(key, { status: 409 }))).toEqual({ status: 409, message: REPLY });
+    expect(await signed(sealing(key))).toEqual({ status: 200, message: ACKED });
+    expect(await signed(sealing(key, { status: 409 }))).toEqual({ status: 409, message: ACKED });
     expect(await signed(sealing(key, { status: 410 }))).toMatchObject({ reason: "older_seq" });
   });
 
   test("believes nothing without a seal, or with another's", async () => {
-    const plain = serve(() => new Response(encodeMessage(REPLY)));
+    const plain = serve(() => new Response(encodeMessage(ACKED)));
     expect(await signed(plain)).toEqual({ error: "The reply is not signed: status 200" });
     const late = serve(() =>
       Response.json({ reason: "older_session", error: "" }, { status: 410 }),
@@ -188,7 +175,7 @@ describe("postMessage() with a key", () => {
     expect(await signed(late)).toEqual({
       error: "The reply is not signed: status 410, older_session",
     });
-    const lenient = { message: MESSAGE, timeoutMs: 1000, key, unsigned: true };
+    const lenient = { message: REPORTED, timeoutMs: 1000, key, unsigned: true };
     expect(await postMessage({ ...lenient, url: plain })).toMatchObject({ status: 200 });
     const wrong = sealing(key, {
       spoil: (seal) => seal.replace(/.$/, (at) => (at === "0" ? "1" : "0")),
@@ -343,7 +330,7 @@ describe("askOnce()", () => {
       error: "arbitrator.1 names another session each time",
     });
     expect(requests).toBe(2);
-    const foreign = serve(() => new Response(encodeMessage(REPLY)));
+    const foreign = serve(() => new Response(encodeMessage(ACKED)));
     expect(await question(foreign.replace("/messages", ""), body)).toEqual({
       error: "The reply is not to this message",
     });

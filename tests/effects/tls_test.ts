@@ -6,8 +6,8 @@ import type { TlsConfig } from "../../lib/cluster_config.ts";
 import { makeCerts } from "../../lib/effects/certs.ts";
 import { postMessage } from "../../lib/effects/http.ts";
 import { clientTls, readTls } from "../../lib/effects/tls.ts";
-import { encodeMessage, type Message } from "../../lib/message/mod.ts";
-import { ACK, REPORT } from "../message/samples.ts";
+import { encodeMessage } from "../../lib/message/mod.ts";
+import { ACKED, REPORTED } from "../message/samples.ts";
 import { makeScratch, removeScratch } from "../support/scratch.ts";
 
 const folder = makeScratch("tls");
@@ -18,17 +18,6 @@ const tls: TlsConfig = {
   caFile: join(folder, "ca.crt"),
   mutual: true,
 };
-const MESSAGE = {
-  v: 1,
-  sender: "dbserver.1",
-  receiver: "arbitrator.1",
-  session: "db",
-  seq: 1,
-  toSession: "arb",
-  configVersion: 7,
-  ...REPORT,
-} as Message;
-const REPLY = { ...MESSAGE, ...ACK, sender: "arbitrator.1", receiver: "dbserver.1" } as Message;
 
 beforeAll(() => {
   makeCerts(folder, [
@@ -50,7 +39,7 @@ async function served<T>(
     hostname: "127.0.0.1",
     port: 0,
     tls: { ...readTls(tls, id), requestCert: mutual, rejectUnauthorized: mutual },
-    fetch: () => new Response(encodeMessage(REPLY)),
+    fetch: () => new Response(encodeMessage(ACKED)),
   });
   try {
     return await work(`https://127.0.0.1:${server.port}/messages`);
@@ -60,12 +49,12 @@ async function served<T>(
 }
 
 function post(url: string, own: TlsConfig | null, id = "dbserver.1") {
-  return postMessage({ url, message: MESSAGE, timeoutMs: 2000, tls: clientTls(own, id) });
+  return postMessage({ url, message: REPORTED, timeoutMs: 2000, tls: clientTls(own, id) });
 }
 
 describe("messages over TLS", () => {
   test("pass between holders of certificates of the authority", async () => {
-    expect(await served({}, (url) => post(url, tls))).toEqual({ status: 200, message: REPLY });
+    expect(await served({}, (url) => post(url, tls))).toEqual({ status: 200, message: ACKED });
   });
 
   test("are not sent to who shows none of the authority, or one for another address", async () => {

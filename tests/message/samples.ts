@@ -276,3 +276,31 @@ export const MESSAGES: readonly Message[] = Object.entries(SAMPLES).flatMap(([ro
     }),
   );
 });
+
+/** A message with a plain envelope around that body. */
+export function messageOf(sender: PartyId, receiver: PartyId, body: Body): Message {
+  const envelope = {
+    v: 1,
+    sender,
+    receiver,
+    session: "s",
+    seq: 1,
+    toSession: "",
+    configVersion: 1,
+  };
+  return { ...envelope, ...body } as Message;
+}
+
+/** A report as it is posted by one that knows the arbitrator's session, and the answer to it. */
+export const REPORTED = {
+  ...messageOf("dbserver.1", "arbitrator.1", REPORT),
+  session: "db",
+  toSession: "arb",
+  configVersion: 7,
+} as Message;
+export const ACKED = {
+  ...REPORTED,
+  ...ACK,
+  sender: "arbitrator.1",
+  receiver: "dbserver.1",
+} as Message;
