@@ -12,7 +12,7 @@ export interface WsrepStatus {
   readonly primary: boolean;
   /** `wsrep_ready`. */
   readonly ready: boolean;
-  /** `wsrep_connected`: false once the provider is closed. */
+  /** Is it in a group: false once the provider is closed, whatever `wsrep_connected` goes on saying. */
   readonly connected: boolean;
   /** `wsrep_cluster_state_uuid`, null if all zero or absent. */
   readonly stateUuid: string | null;

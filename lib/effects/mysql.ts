@@ -813,7 +813,10 @@ export function statusFromRows(rows: PollRows): { status: WsrepStatus; torn: boo
   const values = new Map(rows.status.map((row) => [row[0] ?? "", row[1] ?? ""]));
   const [rejectQueries, readOnly, providerOptions, version] = rows.variables[0] ?? [];
   const primary = values.get("wsrep_cluster_status") === "Primary";
-  const connected = values.get("wsrep_connected") === "ON";
+  const gcommUuid = uuidOf(values.get("wsrep_gcomm_uuid"));
+  // After an incremental transfer that failed half way the provider is closed, and nothing resets
+  // wsrep_connected: what is gone is the group's own name for this server (measured).
+  const connected = values.get("wsrep_connected") === "ON" && gcommUuid !== null;
   const size = numberOf(values.get("wsrep_cluster_size")) ?? 0;
   const listed = rows.members.filter((row) => row[2] != null);
   const view = rows.members[0];
@@ -840,7 +843,7 @@ export function statusFromRows(rows: PollRows): { status: WsrepStatus; torn: boo
       confId: confIdOf(values.get("wsrep_cluster_conf_id")),
       lastCommitted: countOf(values.get("wsrep_last_committed")) ?? -1,
       localState: wordOf(values.get("wsrep_local_state_comment")),
-      gcommUuid: uuidOf(values.get("wsrep_gcomm_uuid")),
+      gcommUuid,
       evsState: wordOf(values.get("wsrep_evs_state")) || null,
       members,
       weight,

@@ -32,6 +32,7 @@ function rowsOf(values: Readonly<Record<string, string>>, overrides: object = {}
       wsrep_cluster_status: "Primary",
       wsrep_connected: "ON",
       wsrep_cluster_size: "2",
+      wsrep_gcomm_uuid: MEMBER,
       ...values,
     }),
     variables: [["NONE", "0", "a.b = 1; pc.weight = 3; c = ", "10.11"]],
@@ -78,6 +79,19 @@ describe("statusFromRows()", () => {
       weight: null,
       lastCommitted: -1,
     });
+  });
+
+  test("takes a provider for closed that has no name in the group, though it says connected", () => {
+    // As MariaDB 10.11.19 shows it for ever after "Receiving IST failed, node restart required".
+    const { status } = statusFromRows(
+      rowsOf({
+        wsrep_cluster_status: "non-Primary",
+        wsrep_local_state_comment: "Joining",
+        wsrep_cluster_size: "3",
+        wsrep_gcomm_uuid: "",
+      }),
+    );
+    expect(status).toMatchObject({ connected: false, members: [], gcommUuid: null });
   });
 
   test("without the plugin cuts the last Primary view down to the present addresses", () => {
