@@ -32,7 +32,6 @@ export interface CutHow {
 export async function measureCut(lab: Lab, { round, writers, heavy, fenceMs }: CutHow) {
   const writes: Write[] = [];
   let stopped = false;
-  let zero = performance.now();
   const sessions = await Promise.all(
     SERVERS.flatMap((host) =>
       Array.from({ length: writers }, async (_, n) => {
@@ -57,9 +56,9 @@ export async function measureCut(lab: Lab, { round, writers, heavy, fenceMs }: C
     connection.destroy();
   });
   await Bun.sleep(1500);
-  zero = performance.now();
-  await lab.network.cut(HALVES[0], HALVES[1]);
-  const cutMs = performance.now() - zero;
+  const cut = await lab.network.cut(HALVES[0], HALVES[1]);
+  const zero = cut.fromMs - performance.timeOrigin;
+  const cutMs = cut.toMs - cut.fromMs;
   // From here on only what hangs is waited for.
   await Bun.sleep(1000);
   stopped = true;
@@ -90,7 +89,7 @@ export async function measureCut(lab: Lab, { round, writers, heavy, fenceMs }: C
     ({ key, ackedAt }) => ackedAt !== null && !rows.some((held) => held.has(key)),
   );
   return {
-    cutMs: Math.round(cutMs),
+    cutMs: Math.round(cutMs * 10) / 10,
     changeMs: Math.round(changeMs),
     seqnos,
     missing: lacking.length,

@@ -2,15 +2,30 @@
  * The lab's network: a namespace per host, all on one bridge in a namespace of its own.
  *
  * Nothing touches the root namespace, so several labs with the same addresses can run at once, and
- * deleting the namespaces deletes everything. A cut is a silent drop at the receiving host's INPUT:
- * no reset, no ICMP, and the sender notices nothing (a drop at OUTPUT would give it EPERM).
+ * deleting the namespaces deletes everything. A cut is a silent drop where the bridge forwards: no reset,
+ * no ICMP, and the sender notices nothing (a drop at its OUTPUT would give it EPERM). All of it, between
+ * however many hosts, comes into force in one transaction of the kernel, as a cable breaks.
  */
+import { join } from "node:path";
 import { MinderError } from "../errors.ts";
 import { run, runAsync, tryRun } from "./exec.ts";
+import { wallMs } from "./journal.ts";
 import { type LabHost, layTopology, type Topology, type TopologyOptions } from "./topology.ts";
 
 /** One host's name or several. */
 export type Hosts = string | readonly string[];
+
+/** When a cut came into force, by the clock of the journals: not before the one, not after the other. */
+export interface CutInstant {
+  readonly fromMs: number;
+  readonly toMs: number;
+}
+
+/** Hosts behind a line that delays. */
+export interface SlowLine {
+  /** Puts them back beside the others. */
+  end(): Promise<void>;
+}
 
 /** What can be done to a lab's network. All cuts are idempotent. */
 export interface Network {
@@ -20,13 +35,18 @@ export interface Network {
   /** Command prefix that runs a program on that host and execs, so the pid stays. */
   enter(host: string): readonly string[];
   /** Silence both ways between each of `a` and each of `b`. @throws MinderError on loopback */
-  cut(a: Hosts, b: Hosts): Promise<void>;
+  cut(a: Hosts, b: Hosts): Promise<CutInstant>;
   /** What `from` sends no longer reaches `to`; the other direction stays. */
-  cutOneWay(from: Hosts, to: Hosts): Promise<void>;
+  cutOneWay(from: Hosts, to: Hosts): Promise<CutInstant>;
   /** Cut from all other hosts. */
-  isolate(host: Hosts): Promise<void>;
+  isolate(host: Hosts): Promise<CutInstant>;
   /** Random loss in percent, both ways between `a` and `b`; 0 ends it. */
   lose(a: Hosts, b: Hosts, percent: number): Promise<void>;
+  /**
+   * Between these hosts and all others each packet takes so much longer, each way; what is under way when
+   * it begins or ends is lost. One at a time. @throws MinderError on loopback, or without tun devices
+   */
+  slow(hosts: Hosts, delayMs: number): Promise<SlowLine>;
   /** Ends cuts and loss between `a` and `b`; without arguments all of them. */
   heal(a?: Hosts, b?: Hosts): Promise<void>;
   /** Processes on that host; empty on loopback, where the kernel cannot tell. */
@@ -69,8 +89,10 @@ export function namespacesImpossible(): string | null {
   const probe = `gm-probe-${process.pid}`;
   const made = tryRun(["ip", "netns", "add", probe]);
   if (made.code !== 0) return made.stderr.trim();
+  const enter = ["nsenter", `--net=/run/netns/${probe}`, "--"];
+  const table = tryRun([...enter, "nft", "-f", "-"], { stdin: TABLE });
   tryRun(["ip", "netns", "delete", probe]);
-  return null;
+  return table.code === 0 ? null : `no filter on a bridge: ${table.stderr.trim()}`;
 }
 
 /** Makes the hosts; on loopback with 127.77.x.y where namespaces are impossible. @throws MinderError */
@@ -87,16 +109,21 @@ export async function createNetwork(
   return network;
 }
 
-const TABLE = `table ip minder {
-  set cut { type ipv4_addr; }
+/** Of the bridge's namespace. What is sent from the first address to the second of a pair is dropped. */
+const TABLE = `table bridge minder {
+  set cut { type ipv4_addr . ipv4_addr; }
   chain loss { }
-  chain input {
-    type filter hook input priority -10; policy accept;
-    ip saddr @cut drop
+  chain forwarded {
+    type filter hook forward priority 0; policy accept;
+    ip saddr . ip daddr @cut drop
     jump loss
   }
 }
 `;
+/** Ends of a slow line: beside the other hosts, and beside those behind it. */
+const SLOW_DEVICES = ["slow0", "slow1"] as const;
+/** nft's answer to a command that changes nothing. */
+const NFT_TIMEOUT_MS = 10_000;
 
 class NamespaceNetwork implements Network {
   readonly topology: Topology;
@@ -138,7 +165,7 @@ class NamespaceNetwork implements Network {
         ],
       );
     }
-    await Promise.all(this.topology.hosts.map((host) => this.#nft(host.name, TABLE)));
+    await this.#nft(TABLE);
   }
 
   enter(host: string): readonly string[] {
@@ -147,19 +174,19 @@ class NamespaceNetwork implements Network {
     return ["nsenter", `--net=/run/netns/${namespaceOf(this.#lab, this.#host(host).name)}`, "--"];
   }
 
-  async cut(a: Hosts, b: Hosts): Promise<void> {
-    await this.#elements("add", [...pairs(a, b), ...pairs(b, a)]);
+  async cut(a: Hosts, b: Hosts): Promise<CutInstant> {
+    return await this.#cutPairs([...pairs(a, b), ...pairs(b, a)]);
   }
 
-  async cutOneWay(from: Hosts, to: Hosts): Promise<void> {
-    await this.#elements("add", pairs(from, to));
+  async cutOneWay(from: Hosts, to: Hosts): Promise<CutInstant> {
+    return await this.#cutPairs(pairs(from, to));
   }
 
-  async isolate(host: Hosts): Promise<void> {
+  async isolate(host: Hosts): Promise<CutInstant> {
     const inside = list(host);
     const others = [...this.#hosts.keys()].filter((name) => !inside.includes(name));
     // Hosts that are isolated together do not see each other either.
-    await this.cut(inside, [...others, ...inside]);
+    return await this.cut(inside, [...others, ...inside]);
   }
 
   async lose(a: Hosts, b: Hosts, percent: number): Promise<void> {
@@ -169,16 +196,46 @@ class NamespaceNetwork implements Network {
     await this.#setLoss([...pairs(a, b), ...pairs(b, a)], Math.round(percent));
   }
 
+  async slow(hosts: Hosts, delayMs: number): Promise<SlowLine> {
+    const script = join(import.meta.dir, "..", "..", "scripts", "lab_relay.ts");
+    const command = [process.execPath, script, ...SLOW_DEVICES, String(delayMs)];
+    const child = Bun.spawn([...this.#enterBridge(), ...command], {
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "inherit",
+    });
+    const { done } = await child.stdout.getReader().read();
+    if (done) throw new MinderError("The slow line ended", { where: command.join(" ") });
+    const ports = list(hosts).map((name) => `port${this.topology.hosts.indexOf(this.#host(name))}`);
+    const [near, far] = SLOW_DEVICES;
+    const net = ["-n", namespaceOf(this.#lab, "net")];
+    batch(net, [
+      "link add br1 type bridge",
+      "link set br1 up",
+      `link set ${near} master br0 up`,
+      `link set ${far} master br1 up`,
+      ...ports.map((port) => `link set ${port} master br1`),
+    ]);
+    return {
+      async end() {
+        batch(net, [...ports.map((port) => `link set ${port} master br0`), "link delete br1"]);
+        child.kill("SIGKILL");
+        await child.exited;
+      },
+    };
+  }
+
   async heal(a?: Hosts, b?: Hosts): Promise<void> {
     const all = [...this.#hosts.keys()];
     if (a === undefined) {
       this.#loss.clear();
-      const text = "flush set ip minder cut\nflush chain ip minder loss\n";
-      await Promise.all(all.map((host) => this.#nft(host, text)));
+      await this.#nft("flush set bridge minder cut\nflush chain bridge minder loss\n");
       return;
     }
     const between = [...pairs(a, b ?? all), ...pairs(b ?? all, a)];
-    await this.#elements("delete", between);
+    const elements = this.#elements(between);
+    // Deleting what is not there is an error to nft; adding it first makes that idempotent too.
+    if (elements !== null) await this.#nft(`add ${elements}\ndelete ${elements}\n`);
     await this.#setLoss(between, 0);
   }
 
@@ -199,43 +256,87 @@ class NamespaceNetwork implements Network {
     return host;
   }
 
-  async #elements(verb: "add" | "delete", between: readonly Pair[]): Promise<void> {
-    const texts = new Map<string, string>();
-    for (const { from, to } of between) {
-      const { address } = this.#host(from);
-      if (from === to) continue;
-      // Deleting what is not there is an error to nft; adding it first makes that idempotent too.
-      const add = `add element ip minder cut { ${address} }\n`;
-      const text = verb === "add" ? add : `${add}delete element ip minder cut { ${address} }\n`;
-      texts.set(this.#host(to).name, (texts.get(to) ?? "") + text);
-    }
-    // All hosts at once: the sooner the last one drops, the more the cut is like a cable's.
-    await Promise.all([...texts].map(([host, text]) => this.#nft(host, text)));
+  /** The pairs as nft names them; null for none. */
+  #elements(between: readonly Pair[]): string | null {
+    const found = between
+      .filter(({ from, to }) => from !== to)
+      .map(({ from, to }) => `${this.#host(from).address} . ${this.#host(to).address}`);
+    return found.length === 0 ? null : `element bridge minder cut { ${[...new Set(found)]} }`;
+  }
+
+  async #cutPairs(between: readonly Pair[]): Promise<CutInstant> {
+    const elements = this.#elements(between);
+    const now = wallMs();
+    return elements === null
+      ? { fromMs: now, toMs: now }
+      : await this.#nftAtOnce(`add ${elements}`);
   }
 
   async #setLoss(between: readonly Pair[], percent: number): Promise<void> {
-    const touched = new Set<string>();
     for (const { from, to } of between) {
       if (this.#host(from) === this.#host(to)) continue;
       const row = this.#loss.get(to) ?? new Map<string, number>();
       if (percent > 0) row.set(from, percent);
-      else if (!row.delete(from)) continue;
+      else row.delete(from);
       this.#loss.set(to, row);
-      touched.add(to);
     }
-    const texts = [...touched].map((to) => {
-      const rules = [...(this.#loss.get(to) ?? [])].map(([from, share]) => {
+    const rules = [...this.#loss].flatMap(([to, row]) =>
+      [...row].map(([from, share]) => {
         // nft refuses a comparison that is always true.
         const chance = share === 100 ? "" : ` numgen random mod 100 < ${share}`;
-        return `add rule ip minder loss ip saddr ${this.#host(from).address}${chance} drop\n`;
-      });
-      return this.#nft(to, `flush chain ip minder loss\n${rules.join("")}`);
-    });
-    await Promise.all(texts);
+        const way = `ip saddr ${this.#host(from).address} ip daddr ${this.#host(to).address}`;
+        return `add rule bridge minder loss ${way}${chance} drop\n`;
+      }),
+    );
+    await this.#nft(`flush chain bridge minder loss\n${rules.join("")}`);
   }
 
-  async #nft(host: string, text: string): Promise<void> {
-    await runAsync([...this.enter(host), "nft", "-f", "-"], { stdin: text });
+  async #nft(text: string): Promise<void> {
+    await runAsync([...this.#enterBridge(), "nft", "-f", "-"], { stdin: text });
+  }
+
+  /**
+   * One line of nft, by a process that has started already: starting one takes 10 to 50 ms on a busy
+   * machine, the transaction itself 1 to 2. So when it came into force is known that closely.
+   */
+  async #nftAtOnce(line: string): Promise<CutInstant> {
+    const command = [...this.#enterBridge(), "nft", "-i"];
+    const child = Bun.spawn([...command], {
+      stdin: "pipe",
+      stdout: "pipe",
+      stderr: "pipe",
+      timeout: NFT_TIMEOUT_MS,
+      killSignal: "SIGKILL",
+    });
+    const errors = new Response(child.stderr).text();
+    const answers = child.stdout.getReader();
+    const say = async (text: string): Promise<void> => {
+      child.stdin.write(`${text}\n`);
+      await child.stdin.flush();
+    };
+    try {
+      await say("list tables");
+      await answers.read();
+      const fromMs = wallMs();
+      // Its answer says that what was asked before it is done.
+      await say(`${line}\nlist tables`);
+      const { done } = await answers.read();
+      const toMs = wallMs();
+      await child.stdin.end();
+      const said = (await errors).trim();
+      if (done || said !== "" || (await child.exited) !== 0) {
+        throw new MinderError(`nft does not do that: ${said.slice(0, 800)}`, {
+          where: line.slice(0, 400),
+        });
+      }
+      return { fromMs, toMs };
+    } finally {
+      child.kill("SIGKILL");
+    }
+  }
+
+  #enterBridge(): readonly string[] {
+    return ["nsenter", `--net=/run/netns/${namespaceOf(this.#lab, "net")}`, "--"];
   }
 }
 
@@ -254,19 +355,23 @@ class LoopbackNetwork implements Network {
     return [];
   }
 
-  cut(): Promise<void> {
+  cut(): Promise<CutInstant> {
     return this.#refuse();
   }
 
-  cutOneWay(): Promise<void> {
+  cutOneWay(): Promise<CutInstant> {
     return this.#refuse();
   }
 
-  isolate(): Promise<void> {
+  isolate(): Promise<CutInstant> {
     return this.#refuse();
   }
 
   lose(): Promise<void> {
+    return this.#refuse();
+  }
+
+  slow(): Promise<SlowLine> {
     return this.#refuse();
   }
 

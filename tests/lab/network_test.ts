@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
 import { MinderError } from "../../lib/errors.ts";
+import { wallMs } from "../../lib/lab/journal.ts";
 import {
   createNetwork,
   type Network,
@@ -30,10 +32,10 @@ socket.on("error", (e) => say(e.code));
 socket.on("close", () => say("closed"));
 function say(word) { console.log(word); process.exit(0); }`;
 
-async function ask(from: string, to: string): Promise<string> {
+async function ask(from: string, to: string, silentMs = SILENT_MS): Promise<string> {
   const host = network.topology.hosts.find((one) => one.name === to);
   const command = [...network.enter(from), process.execPath, "-e", ASK, host?.address ?? ""];
-  const child = Bun.spawn([...command, String(SILENT_MS)], { stdout: "pipe", timeout: 10_000 });
+  const child = Bun.spawn([...command, String(silentMs)], { stdout: "pipe", timeout: 10_000 });
   return (await new Response(child.stdout).text()).trim();
 }
 
@@ -120,6 +122,42 @@ test.skipIf(impossible !== null)("loss of 100 % is silence, of 0 % is none", asy
   expect(await ask("arb", "dc1-1")).toBe("silent");
   await network.lose("arb", "dc1-1", 0);
   expect(await ask("arb", "dc1-1")).toBe("hello");
+});
+
+test.skipIf(impossible !== null || !existsSync("/dev/net/tun"))(
+  "a slow line delays both ways, and nothing once it has ended",
+  async () => {
+    const took = async (): Promise<number> => {
+      const at = performance.now();
+      // Three ways: SYN, its answer, and the data after the last acknowledgement.
+      expect(await ask("arb", "dc2-1", 5_000)).toBe("hello");
+      return performance.now() - at;
+    };
+    const line = await network.slow(["dc2-1"], 300);
+    expect(await took()).toBeGreaterThan(600);
+    expect(await ask("arb", "dc1-1")).toBe("hello");
+    await network.cut("arb", "dc2-1");
+    expect(await ask("arb", "dc2-1", 1_500)).toBe("silent");
+    await network.heal();
+    await line.end();
+    // Less than one way of before would have taken, and a program's start.
+    expect(await ask("arb", "dc2-1", 5_000)).toBe("hello");
+    const again = await network.slow(["dc1-1", "dc1-2"], 1);
+    expect(await ask("dc1-1", "dc1-2", 5_000)).not.toBe("silent");
+    expect(await ask("arb", "dc1-1", 5_000)).toBe("hello");
+    await again.end();
+  },
+  30_000,
+);
+
+test.skipIf(impossible !== null)("a cut says when it came into force", async () => {
+  const before = wallMs();
+  const { fromMs, toMs } = await network.cut(["dc1-1", "dc1-2"], ["dc2-1", "arb"]);
+  expect(before).toBeLessThanOrEqual(fromMs);
+  expect(fromMs).toBeLessThanOrEqual(toMs);
+  expect(toMs).toBeLessThanOrEqual(wallMs());
+  expect(await ask("dc1-1", "arb")).toBe("silent");
+  await network.heal();
 });
 
 test.skipIf(impossible !== null)("cutting and healing twice is as good as once", async () => {
