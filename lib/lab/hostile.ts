@@ -6,6 +6,7 @@
  */
 import { connect, type Socket } from "node:net";
 import { SEAL_HEADER, SealKey, sealRequest } from "../seal.ts";
+import { mulberry, pick, type Random } from "./random.ts";
 import type { Recorded } from "./record.ts";
 
 /** Whom it attacks. */
@@ -140,25 +141,6 @@ export async function attack(options: HostileOptions): Promise<HostileResult> {
 }
 
 // --- What is sent. ---
-
-type Random = () => number;
-
-/** A generator with 32 bits of state: the same seed, the same attack, up to what is answered when. */
-function mulberry(seed: number): Random {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}
-
-function pick<Item>(random: Random, items: readonly Item[]): Item {
-  const item = items[Math.floor(random() * items.length)];
-  if (item === undefined) throw new Error("Nothing to pick from");
-  return item;
-}
 
 function noise(random: Random, length: number): Buffer {
   return Buffer.from(Array.from({ length }, () => Math.floor(random() * 256)));

@@ -442,19 +442,26 @@ export class Lab {
    * Starts the prober of all servers. It belongs to no host: it sees each server as its own
    * machine does. A hanging write is waited for, since its late acknowledgement is what matters.
    */
-  startProber(options: { readonly intervalMs?: number } = {}): LabProcess {
+  startProber(
+    options: {
+      readonly intervalMs?: number;
+      /** Before each writer's name, `probe-HOST`. @default "" */
+      readonly prefix?: string;
+    } = {},
+  ): LabProcess {
+    const prefix = options.prefix ?? "";
     const writers = [...this.servers.values()].map(
       (files): WriterOptions => ({
-        name: `probe-${files.host.name}`,
+        name: `${prefix}probe-${files.host.name}`,
         address: { socketPath: files.socket },
         credentials: this.secrets.app,
-        journal: this.journalFile(`probe-${files.host.name}`),
+        journal: this.journalFile(`${prefix}probe-${files.host.name}`),
         intervalMs: options.intervalMs ?? 50,
         connectTimeoutMs: 1000,
         statementTimeoutMs: 30_000,
       }),
     );
-    return this.#startWriters(this.network.topology.arbitrator.name, "prober", writers);
+    return this.#startWriters(this.network.topology.arbitrator.name, `${prefix}prober`, writers);
   }
 
   journalFile(writer: string): string {

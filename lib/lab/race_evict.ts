@@ -6,11 +6,18 @@
 import { readFileSync } from "node:fs";
 import type { ClusterConfig } from "../cluster_config.ts";
 import { MinderError } from "../errors.ts";
-import type { Summary } from "../message/arbitrator.ts";
-import { until } from "./exec.ts";
-import { type Attempt, longestGap, rowKey, wallMs } from "./journal.ts";
-import type { LabProcess } from "./lab.ts";
+import {
+  attemptsOf,
+  describeLost,
+  examine,
+  isWhole,
+  startWriters,
+  untilWrites,
+} from "./aftermath.ts";
+import { partLost, roundTripMs, type Silencing, straysOf } from "./in_flight.ts";
+import { type Attempt, longestGap, wallMs } from "./journal.ts";
 import type { Minded } from "./minded.ts";
+import type { CutInstant } from "./network.ts";
 
 /** One mariadbd crashes, both of the primary data centre, its hosts are cut off, the link is cut. */
 export const EVICT_FAULTS = ["crash", "segment", "hosts", "link"] as const;
@@ -26,8 +33,17 @@ export interface EvictRun {
   readonly directMs: number;
   /** The longest such time afterwards: Galera stalls while those who were out come back. */
   readonly returnMs: number;
+  /** From the mending of the fault until all servers serve in one view. */
+  readonly wholeMs: number;
+  /** How long the fault took to come about. */
+  readonly faultMs: number;
+  /** The longest that a row took right before it. */
+  readonly roundTripMs: number;
   readonly rows: number;
+  /** Rows that are missing though the rules promise them. */
   readonly missing: number;
+  /** Rows that were in flight at the instant of the fault and are missing, each by its distance from it. */
+  readonly inFlightMs: readonly number[];
   readonly checksumsEqual: boolean;
   /** Rows that the side which was out acknowledged after the fault. */
   readonly strays: number;
@@ -35,20 +51,12 @@ export interface EvictRun {
   readonly complaints: readonly string[];
 }
 
-const APP = "app1";
 const CALM_MS = 1_000;
-/** Rows after the gap before a fault is mended: it must have ended for good. */
-const AFTER_ROWS = 50;
-const OUTAGE_TIMEOUT_MS = 30_000;
+const ONE_SIDE_TIMEOUT_MS = 30_000;
 const RETURN_TIMEOUT_MS = 90_000;
-const STOP_GRACE_MS = 35_000;
-/** A commit whose acknowledgements had all arrived before a cut may still be told to its client. */
-const IN_FLIGHT_MS = 50;
 /** Rows flow evenly where that many come, one every 10 ms, none later than this after the other. */
 const EVEN_ROWS = 30;
 const EVEN_MS = 100;
-/** An application that gives up sooner than Galera would not show what waiting costs. */
-const STATEMENT_TIMEOUT_MS = 10_000;
 
 /** Plays one fault on a healthy cluster and leaves it healthy. @throws MinderError where it does not get so */
 export async function runEvictFault(
@@ -57,103 +65,61 @@ export async function runEvictFault(
   name: string,
 ): Promise<EvictRun> {
   const { lab, config } = minded;
-  const primary = (await minded.untilHealth("healthy")).primarySegment;
+  const primary = (await minded.untilSummary("the cluster is whole", isWhole)).primarySegment;
   const inside = minded.serversOf(primary);
   const other = [...lab.servers.keys()].filter((host) => !inside.includes(host));
-  const beganMs = wallMs();
-  const app = lab.startApp(APP, { name, statementTimeoutMs: STATEMENT_TIMEOUT_MS });
-  const prober = lab.startProber();
-  await untilRows(minded, name, { from: 0, count: 50 });
+  const writers = await startWriters(minded, name);
+  await untilWrites(minded, { writer: name, fromMs: 0, when: "before the fault" });
+  const calmFromMs = wallMs();
   await Bun.sleep(CALM_MS);
-  const writer = minded.lab.journal(name).at(-1)?.server ?? "";
-  const before = wallMs();
-  const out = await strike(minded, fault, { inside, other, writer });
-  const faultAtMs = wallMs();
-  await untilRows(minded, name, { from: faultAtMs, count: AFTER_ROWS });
-  const alive = [...lab.servers.keys()].filter((host) => !out.includes(host));
+  const calm = attemptsOf(minded, writers);
+  const writer = calm.findLast((one) => one.writer === name)?.server ?? "";
+  const roundTrip = roundTripMs(calm, { fromMs: calmFromMs, toMs: wallMs() });
+  const { out, instant } = await strike(minded, fault, { inside, other, writer });
+  await untilWrites(minded, { writer: name, fromMs: instant.toMs, when: "after the fault" });
   if (fault === "link") await untilOneSide(minded);
   const side = fault === "link" ? await losingSide(minded) : out;
   if (fault === "hosts" || fault === "link") await lab.network.heal();
-  const healedAtMs = wallMs();
-  await minded.untilSummary(
-    "all serve in one view, and no epoch is open",
-    isWhole,
-    RETURN_TIMEOUT_MS,
-  );
-  await stopAll([app, prober]);
-  const rows = lab.journal(name);
-  const evenAtMs = evenFrom(rows, before);
-  await untilReadable(minded);
-  const gap = longestGap(rows, before - 500, evenAtMs);
+  const mendedAtMs = wallMs();
+  await minded.untilSummary("all serve in one view again", isWhole, RETURN_TIMEOUT_MS);
+  const wholeMs = wallMs() - mendedAtMs;
+  const after = await examine(minded, writers);
+  const rows = after.attempts.filter((one) => one.writer === name);
+  const evenAtMs = evenFrom(rows, instant.fromMs);
+  const gap = longestGap(rows, instant.fromMs - 500, evenAtMs);
   const back = longestGap(rows, evenAtMs, rows.at(-1)?.endMs ?? evenAtMs);
-  const [witness = ""] = alive.filter((host) => !side.includes(host));
-  const direct = longestGap(lab.journal(`probe-${witness}`), before - 500, evenAtMs);
-  const outside = fault === "crash" || fault === "segment" ? [] : side;
-  const strays = lab
-    .journal()
-    .filter(
-      (attempt) =>
-        attempt.outcome === "acknowledged" &&
-        attempt.server !== null &&
-        outside.includes(attempt.server) &&
-        attempt.endMs > faultAtMs + IN_FLIGHT_MS &&
-        attempt.endMs < healedAtMs,
-    );
-  const checks = await Promise.all([...lab.servers.keys()].map((host) => lab.checkRows(host)));
-  const sums = new Set((await lab.checksums()).values());
-  // Of this run: the prober's journals go on from run to run, and a row lacks on several servers.
-  const lost = new Map(
-    checks
-      .flatMap((check) => check.missing)
-      .filter((row) => row.startMs >= beganMs)
-      .map((row) => [rowKey(row), row]),
+  const [witness = ""] = [...lab.servers.keys()].filter(
+    (host) => !side.includes(host) && !out.includes(host),
   );
-  const missing = lost.size;
-  const foreign = Math.max(...checks.map((check) => check.foreign));
-  const complaints = [
-    ...[...lost.values()].map(
-      (row) =>
-        `row ${row.writer}/${row.number}, acknowledged by ${row.server} ${Math.round(row.endMs - before)} ms after the fault began, ${Math.round(faultAtMs - row.endMs)} ms before it was complete, is missing`,
-    ),
-    ...(foreign > 0 ? [`${foreign} rows are there that nobody wrote`] : []),
-    ...(sums.size > 1 ? ["the servers hold different rows"] : []),
-    ...(strays.length > 0 ? [`${strays.length} writes went to the side that was out`] : []),
-  ];
+  const probed = after.attempts.filter((one) => one.writer === writers.probes.get(witness));
+  const direct = longestGap(probed, instant.fromMs - 500, evenAtMs);
+  const silenced: Silencing = { servers: side, instant, untilMs: mendedAtMs };
+  // A server that was killed may be back, rightly, before the run looks.
+  const cut = fault === "hosts" || fault === "link";
+  const strays = cut ? straysOf(after.attempts, silenced, roundTrip) : [];
+  // With a server of each side in reach, or most of them left, nothing is in flight that is not found.
+  const alone = fault === "hosts" || fault === "segment" ? [silenced] : [];
+  const { inFlight, missing } = partLost(after.lost, alone, roundTrip);
   return {
     fault,
     evict: config.evict,
     gapMs: gap?.lengthMs ?? Number.POSITIVE_INFINITY,
     directMs: direct?.lengthMs ?? Number.POSITIVE_INFINITY,
     returnMs: back?.lengthMs ?? 0,
-    rows: Math.max(...checks.map((check) => check.acknowledged)),
-    missing,
-    checksumsEqual: sums.size === 1,
+    wholeMs,
+    faultMs: instant.toMs - instant.fromMs,
+    roundTripMs: roundTrip,
+    rows: after.acknowledged,
+    missing: missing.length,
+    inFlightMs: inFlight.map(({ distanceMs }) => distanceMs),
+    checksumsEqual: after.checksumsEqual,
     strays: strays.length,
-    complaints,
+    complaints: [
+      ...missing.map((row) => describeLost(row, instant.fromMs)),
+      ...after.complaints,
+      ...(strays.length > 0 ? [`${strays.length} writes went to the side that was out`] : []),
+    ],
   };
-}
-
-function isWhole(is: Summary): boolean {
-  const all = is.servers.every(({ report }) => report?.group === "complete");
-  return all && is.health === "healthy" && is.epochHolder === null;
-}
-
-/** A server that has just come back refuses statements now and then for a moment. */
-async function untilReadable({ lab }: Minded): Promise<void> {
-  for (const host of lab.servers.keys()) {
-    await until(
-      `${host} can be read`,
-      async () => {
-        try {
-          await lab.query(host, "SELECT COUNT(*) FROM app.written");
-          return true;
-        } catch {
-          return false;
-        }
-      },
-      { timeoutMs: RETURN_TIMEOUT_MS, pauseMs: 100 },
-    );
-  }
 }
 
 /** When, after the fault, so many rows have followed each other without a stall. */
@@ -169,7 +135,7 @@ function evenFrom(rows: readonly Attempt[], faultAtMs: number): number {
   return Number.POSITIVE_INFINITY;
 }
 
-/** Brings the fault about; answers with the servers that are out by it. */
+/** Brings the fault about; answers with the servers that are out by it, and when. */
 async function strike(
   minded: Minded,
   fault: EvictFault,
@@ -178,36 +144,44 @@ async function strike(
     readonly other: readonly string[];
     readonly writer: string;
   },
-): Promise<readonly string[]> {
+): Promise<{ readonly out: readonly string[]; readonly instant: CutInstant }> {
   const { lab } = minded;
   switch (fault) {
     case "crash": {
       // Not the writer: what its own client waits for is another question.
       const [victim = ""] = at.inside.filter((host) => host !== at.writer);
-      process.kill(mariadbdOf(minded, victim), "SIGKILL");
-      return [victim];
+      return { out: [victim], instant: killMariadbd(minded, [victim]) };
     }
-    case "segment": {
-      for (const pid of at.inside.map((host) => mariadbdOf(minded, host))) {
-        process.kill(pid, "SIGKILL");
-      }
-      return at.inside;
-    }
+    case "segment":
+      return { out: at.inside, instant: killMariadbd(minded, at.inside) };
     case "hosts": {
       const others = lab.hosts.map((host) => host.name).filter((name) => !at.inside.includes(name));
-      await lab.network.cut(at.inside, others);
-      return at.inside;
+      return { out: at.inside, instant: await lab.network.cut(at.inside, others) };
     }
     case "link":
-      await lab.network.cut(at.inside, at.other);
-      return [];
+      return { out: [], instant: await lab.network.cut(at.inside, at.other) };
     default:
       throw new MinderError(`No fault is called ${String(fault satisfies never)}`);
   }
 }
 
+/** `kill -9` of the mariadbd of these servers, as closely together as can be. @throws MinderError if one does not run */
+export function killMariadbd(minded: Minded, servers: readonly string[]): CutInstant {
+  const pids = servers.map((host) => mariadbdOf(minded, host));
+  const fromMs = wallMs();
+  for (const pid of pids) process.kill(pid, "SIGKILL");
+  return { fromMs, toMs: wallMs() };
+}
+
 /** Process id of a server's mariadbd. @throws MinderError if none runs */
 export function mariadbdOf(minded: Minded, server: string): number {
+  const found = findMariadbd(minded, server);
+  if (found === null) throw new MinderError(`No mariadbd runs on ${server}`);
+  return found;
+}
+
+/** The same; null if none runs. */
+export function findMariadbd(minded: Minded, server: string): number | null {
   for (const { pid } of minded.lab.processes(server)) {
     try {
       if (readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd") return pid;
@@ -215,23 +189,7 @@ export function mariadbdOf(minded: Minded, server: string): number {
       // It ended meanwhile.
     }
   }
-  throw new MinderError(`No mariadbd runs on ${server}`);
-}
-
-async function untilRows(
-  minded: Minded,
-  writer: string,
-  wished: { readonly from: number; readonly count: number },
-): Promise<void> {
-  await until(
-    `${writer} writes`,
-    () =>
-      minded.lab
-        .journal(writer)
-        .filter((one) => one.outcome === "acknowledged" && one.endMs > wished.from).length >=
-      wished.count,
-    { timeoutMs: OUTAGE_TIMEOUT_MS, pauseMs: 50 },
-  );
+  return null;
 }
 
 /** Rows acknowledged right after a cut may be the last of the old view: one side must hold an epoch. */
@@ -239,7 +197,7 @@ async function untilOneSide(minded: Minded): Promise<void> {
   await minded.untilSummary(
     "one side holds an epoch",
     (is) => is.epochHolder !== null,
-    OUTAGE_TIMEOUT_MS,
+    ONE_SIDE_TIMEOUT_MS,
   );
 }
 
@@ -247,8 +205,4 @@ async function losingSide(minded: Minded): Promise<readonly string[]> {
   const holder = (await minded.summary())?.epochHolder ?? "";
   const inside = minded.serversOf(holder);
   return [...minded.lab.servers.keys()].filter((host) => !inside.includes(host));
-}
-
-async function stopAll(programs: readonly LabProcess[]): Promise<void> {
-  await Promise.all(programs.map((program) => program.stop(STOP_GRACE_MS)));
 }
