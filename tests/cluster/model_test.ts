@@ -370,6 +370,68 @@ export const STORIES: readonly Story[] = [
     },
   },
   {
+    name: "paused evictions: dc2 is killed, one of it evicted, the other only when dc1 has lost Primary",
+    ends: halves("N2", "-"),
+    async play(bed, agree) {
+      await bed.kill(DC2);
+      await bed.evict(DC1, ["dc2-1"]);
+      await agree(1500);
+      await bed.evict(DC1, ["dc2-2"]);
+      await agree(2500);
+    },
+  },
+  {
+    name: "paused evictions: the link is cut, dc1 evicts dc2 on one server, then on the other",
+    ends: all("P4"),
+    async play(bed, agree) {
+      await bed.cut(DC1, DC2);
+      await bed.evict(["dc1-2"], DC2);
+      await bed.wait(700);
+      await bed.evict(["dc1-1"], DC2);
+      await agree(1500);
+      await bed.clearEvictions(DC1);
+      await agree(1000);
+      await bed.heal();
+      await agree();
+    },
+  },
+  {
+    name: "paused evictions: nobody is Primary after a cut, then dc1 evicts dc2",
+    ends: all("P4"),
+    async play(bed, agree) {
+      await bed.cut(DC1, DC2);
+      await agree();
+      await bed.evict(DC1, DC2);
+      await agree(2500);
+      await bed.clearEvictions(DC1);
+      await bed.heal();
+      await agree();
+    },
+  },
+  {
+    name: "paused evictions: dc1 is Primary by evicting dc2, which then evicts dc1",
+    ends: halves("P2", "N2"),
+    async play(bed, agree) {
+      await bed.cut(DC1, DC2);
+      await bed.evict(DC1, DC2);
+      await agree(1500);
+      await bed.clearEvictions(DC1);
+      await bed.evict(DC2, DC1);
+      await agree(2500);
+      await bed.clearEvictions(DC2);
+    },
+  },
+  {
+    name: "paused evictions: both sides of a cut evict the other before either has a view: two Primaries",
+    ends: halves("P2", "P2"),
+    async play(bed, agree) {
+      await bed.cut(DC1, DC2);
+      await bed.evict(DC1, DC2);
+      await bed.evict(DC2, DC1);
+      await agree(1500);
+    },
+  },
+  {
     name: "both halves are bootstrapped and the link heals: each goes on, neither notices the other",
     ends: halves("P2", "P2"),
     async play(bed, agree) {
