@@ -143,7 +143,7 @@ export interface ClusterConfig {
   /** The configured primary data centre. */
   readonly primarySegment: string;
   readonly onDoubleFault: "stay" | "fence";
-  /** Exclusion of lost servers before Galera gives up on them: never, of ended processes, of silent ones too. */
+  /** Exclusion of lost servers before Galera gives up on them: never, of ended processes, of silent ones too. @default "confirmed" */
   readonly evict: (typeof EVICT_CHOICES)[number];
   readonly timing: Timing;
   readonly database: { readonly user: string; readonly passwordFile: string | null };
@@ -216,7 +216,7 @@ export function clientIntervalMs(config: Pick<ClusterConfig, "timing" | "clients
 
 /** Every other default, by table and key as the config spells them; null where nothing is the default. */
 export const CONFIG_DEFAULTS = Object.freeze({
-  cluster: Object.freeze({ on_double_fault: "stay", evict: "off" } as const),
+  cluster: Object.freeze({ on_double_fault: "stay", evict: "confirmed" } as const),
   database: Object.freeze({ user: "minder", password_file: null }),
   security: Object.freeze({ secret_file: null, operator_file: null, unsigned: false, tls: null }),
   tls: Object.freeze({ mutual: true }),

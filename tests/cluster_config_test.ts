@@ -59,7 +59,7 @@ describe("parseClusterConfig()", () => {
     const config = parseClusterConfig(smallest(), "test");
     expect(config.timing).toEqual(TIMING_DEFAULTS);
     expect(config.onDoubleFault).toBe("stay");
-    expect(config.evict).toBe("off");
+    expect(config.evict).toBe("confirmed");
     expect(config.database).toEqual({ user: "minder", passwordFile: null });
     expect(config.arbitrators[0]).toEqual({
       id: "arbitrator.1",
