@@ -1,5 +1,6 @@
 /** What runs of faults with eviction and without come to: one table, and what breaks a bound. */
 import type { ClusterConfig } from "../cluster_config.ts";
+import { table } from "../status_text.ts";
 import { EVICT_FAULTS, type EvictFault, type EvictRun } from "./race_evict.ts";
 
 type Mode = ClusterConfig["evict"];
@@ -64,16 +65,7 @@ trip: the most of the runs), and missing: how many, and how far the furthest was
 /** The table for people, in a fixed order of faults and modes. */
 export function tableOf(results: readonly EvictRun[]): string {
   const lines = groups(results).map((group) => COLUMNS.map(([, cell]) => cell(group)));
-  const all = [COLUMNS.map(([header]) => header), ...lines];
-  const widths = COLUMNS.map((_, column) =>
-    Math.max(...all.map((line) => line[column]?.length ?? 0)),
-  );
-  const text = all.map((line) =>
-    line
-      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-      .join("  ")
-      .trimEnd(),
-  );
+  const text = table([COLUMNS.map(([header]) => header), ...lines]);
   return `\n${text.join("\n")}\n${LEGEND}`;
 }
 
