@@ -6,19 +6,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { haproxyConfig } from "../lib/balancer_config.ts";
-import type { ClusterConfig, DbClientConfig } from "../lib/cluster_config.ts";
-import {
-  type DbClientEvent,
-  type DbClientState,
-  describe as describeState,
-  dueAt,
-  initial,
-  step,
-} from "../lib/core/dbclient.ts";
-import { type Reconciler, startReconciler } from "../lib/effects/balancer.ts";
+import type { DbClientConfig } from "../lib/cluster_config.ts";
 import { createBalancer } from "../lib/effects/balancers.ts";
-import type { Report } from "../lib/message/dbserver.ts";
-import { clientCluster, idOf, servingReport } from "./support/client_cluster.ts";
+import { clientCluster } from "./support/client_cluster.ts";
 import {
   type ClientConnection,
   freePort,
@@ -29,64 +19,11 @@ import {
   openThrough,
   until,
 } from "./support/haproxy.ts";
+import { LoneMinder } from "./support/lone_minder.ts";
 import { median, Pace } from "./support/pace.ts";
 import { makeScratch, removeScratch } from "./support/scratch.ts";
 
 const NAMES = ["a1", "a2", "b1", "b2"];
-
-/** A client minder without its network: reports are handed in, its timer is the system's. */
-class Minder {
-  state: DbClientState;
-  readonly events: string[] = [];
-  /** When the latest pass ended. */
-  appliedAt = 0;
-  readonly #reconciler: Reconciler;
-  readonly #config: ClusterConfig;
-  #timer: Timer | undefined;
-  #number = 0;
-
-  constructor(config: ClusterConfig, client: DbClientConfig) {
-    this.#config = config;
-    this.state = initial(config, client.id, performance.now());
-    this.#reconciler = startReconciler({
-      balancer: createBalancer(client.balancer),
-      passTimeoutMs: 1000,
-      now: () => performance.now(),
-      onApplied: (result) => {
-        this.appliedAt = performance.now();
-        this.tell({ on: "applied", result });
-      },
-    });
-    this.tell({ on: "wakeup" });
-  }
-
-  tell(event: DbClientEvent): void {
-    const { state, effects } = step(this.state, event, performance.now());
-    this.state = state;
-    for (const effect of effects) {
-      if (effect.do === "reconcile") this.#reconciler.want(effect.target, effect.cut);
-      if (effect.do === "log") this.events.push(effect.event);
-    }
-    clearTimeout(this.#timer);
-    const inMs = Math.min(dueAt(state) - performance.now(), 60_000);
-    this.#timer = setTimeout(() => this.tell({ on: "wakeup" }), Math.max(1, inMs));
-  }
-
-  report(name: string, changes: Partial<Report> = {}): void {
-    const parameters = servingReport(this.#config, { reportNumber: ++this.#number, ...changes });
-    const body = { verb: "db_status_report", parameters } as const;
-    this.tell({ on: "message", from: idOf(this.#config, name), body, ticket: this.#number });
-  }
-
-  actual(): readonly (string | null)[] {
-    return describeState(this.state, performance.now()).servers.map(({ actual }) => actual);
-  }
-
-  async stop(): Promise<void> {
-    clearTimeout(this.#timer);
-    await this.#reconciler.stop();
-  }
-}
 
 describe.skipIf(!hasHaproxy)("a client minder and HAProxy as we configure it", () => {
   let servers: NamedServer[] = [];
@@ -107,7 +44,7 @@ describe.skipIf(!hasHaproxy)("a client minder and HAProxy as we configure it", (
 
   async function start(policy: DbClientConfig["policy"]): Promise<{
     port: number;
-    minder: () => Minder;
+    minder: () => LoneMinder;
     restart: () => Promise<void>;
   }> {
     const directory = makeScratch("follows");
@@ -146,8 +83,8 @@ describe.skipIf(!hasHaproxy)("a client minder and HAProxy as we configure it", (
       removeScratch(directory);
     });
     await run();
-    const minder = (): Minder => {
-      const made = new Minder(config, client);
+    const minder = (): LoneMinder => {
+      const made = new LoneMinder(config, createBalancer(client.balancer));
       stops.push(() => made.stop());
       return made;
     };
@@ -224,7 +161,7 @@ describe.skipIf(!hasHaproxy)("a client minder and HAProxy as we configure it", (
       one.report("a2", { draining });
       const wanted = draining ? "drain" : "up 100";
       while (one.actual()[1] !== wanted) await new Promise((resolve) => setImmediate(resolve));
-      took.push(one.appliedAt - at);
+      took.push((one.passes.at(-1)?.endedAt ?? 0) - at);
       await pace.trip();
     }
     expect(median(took)).toBeLessThan(pace.boundMs(20));

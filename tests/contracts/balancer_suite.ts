@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import type { Applied } from "../../lib/core/dbclient.ts";
 import type { Place, Target } from "../../lib/core/dbclient_policy.ts";
 import { type Balancer, type Reconciler, startReconciler } from "../../lib/effects/balancer.ts";
+import { clientCluster } from "../support/client_cluster.ts";
 import {
   type ClientConnection,
   NamedServer,
@@ -13,6 +14,7 @@ import {
   openThrough,
   until,
 } from "../support/haproxy.ts";
+import { LoneMinder } from "../support/lone_minder.ts";
 import { median, Pace } from "../support/pace.ts";
 
 /** A running balancer. */
@@ -26,7 +28,10 @@ export interface Rig {
   readonly kill: () => Promise<void>;
   /** Starts it again, with all that was set at run time forgotten. */
   readonly revive: () => Promise<void>;
-  readonly freeze: () => void;
+  /** Reloads its configuration, with all that was set at run time forgotten; null where it cannot. */
+  readonly reload: (() => Promise<void>) | null;
+  /** Ends when it has stopped for sure. */
+  readonly freeze: () => Promise<void>;
   readonly thaw: () => void;
   readonly stop: () => Promise<void>;
 }
@@ -37,6 +42,8 @@ export interface Kind {
   readonly tellsRestarts: boolean;
   /** It can end sessions by itself. */
   readonly cuts: boolean;
+  /** It can be reloaded. */
+  readonly reloads: boolean;
   readonly start: (servers: readonly NamedServer[]) => Promise<Rig>;
 }
 
@@ -44,12 +51,16 @@ const UP: Place = { as: "up", weight: 100 };
 const DRAIN: Place = { as: "drain" };
 const OUT: Place = { as: "out" };
 
+/** A whole client minder's full passes are so far apart, and one of them may take so long. */
+const PERIOD_MS = 1000;
+const PASS_MS = 1500;
+
 /** Runs the suite on one kind of balancer. */
 export function balancerSuite(kind: Kind): void {
   describe(`${kind.name} keeps the balancer's contract:`, () => {
     let servers: NamedServer[] = [];
     let rig: Rig;
-    let reconciler: Reconciler;
+    let reconciler: Reconciler | null = null;
     let results: Applied[] = [];
     const open: ClientConnection[] = [];
 
@@ -61,7 +72,7 @@ export function balancerSuite(kind: Kind): void {
     });
     afterEach(async () => {
       for (const connection of open.splice(0)) connection.end();
-      await reconciler.stop();
+      await reconciler?.stop();
       await rig.stop();
     });
 
@@ -88,7 +99,7 @@ export function balancerSuite(kind: Kind): void {
 
     async function pass(wish: Target, cut: readonly string[] = []): Promise<Applied> {
       const before = results.length;
-      reconciler.want(wish, cut);
+      reconciler?.want(wish, cut);
       await until("the pass ends", () => results.length > before);
       const result = results[before];
       if (result === undefined) throw new Error("no result");
@@ -219,7 +230,7 @@ export function balancerSuite(kind: Kind): void {
     test("a freshly started minder takes over what the one before had set", async () => {
       await start();
       await pass(target(OUT, UP, DRAIN));
-      await reconciler.stop();
+      await reconciler?.stop();
       minder();
       expect(await pass(target(OUT, UP, DRAIN))).toMatchObject({ error: null, changed: [] });
       expect(await pass(target(UP, DRAIN, OUT))).toMatchObject({ error: null, held: [] });
@@ -229,7 +240,7 @@ export function balancerSuite(kind: Kind): void {
     test("a frozen balancer costs one bounded pass, and then gets what it missed", async () => {
       await start(250);
       await pass(target(UP, DRAIN, DRAIN));
-      rig.freeze();
+      await rig.freeze();
       const frozen = await pass(target(DRAIN, UP, DRAIN));
       rig.thaw();
       expect(frozen.error).toContain("no reply in time");
@@ -241,9 +252,9 @@ export function balancerSuite(kind: Kind): void {
     test("of many wishes at once the last one holds", async () => {
       await start();
       for (let index = 0; index < 50; index++) {
-        reconciler.want(target(index % 2 === 0 ? UP : DRAIN, UP, DRAIN), []);
+        reconciler?.want(target(index % 2 === 0 ? UP : DRAIN, UP, DRAIN), []);
       }
-      reconciler.want(target(DRAIN, DRAIN, UP), []);
+      reconciler?.want(target(DRAIN, DRAIN, UP), []);
       await until("the passes end", () => results.at(-1)?.actual[2]?.place === "up 100");
       // One pass was under way and one waited; the others were never started.
       expect(results.length).toBeLessThanOrEqual(2);
@@ -261,6 +272,78 @@ export function balancerSuite(kind: Kind): void {
         await pace.trip();
       }
       expect(median(took)).toBeLessThan(pace.boundMs(20));
+    });
+
+    /** Breaks the balancer and mends it; ends when it has returned. */
+    type Breakage = (middle: () => Promise<void>) => Promise<void>;
+
+    async function rightAgain(breakage: Breakage, ended: "sessions end" | "sessions stay") {
+      rig = await kind.start(servers);
+      const addresses = servers.map(
+        ({ name, port }) => [name, { host: "127.0.0.1", port }] as const,
+      );
+      const made = clientCluster({
+        segments: { dc1: ["a1", "a2"], dc2: ["b1"] },
+        addresses: Object.fromEntries(addresses),
+      });
+      const config = { ...made, timing: { ...made.timing, reconcileIntervalMs: PERIOD_MS } };
+      await using minder = new LoneMinder(config, rig.driver(), PASS_MS);
+      // What a balancer's own file says is never what is asked for: there the first server takes all.
+      const say = (): void => {
+        minder.report("a1", { fenced: true });
+        for (const name of ["a2", "b1"]) minder.report(name);
+      };
+      say();
+      await until("a2 writes", () => minder.actual()[1] === "up 100");
+      const session = await hold("a2");
+      const talk = setInterval(say, 100);
+      try {
+        await breakage(async () => {
+          const before = minder.passes.length;
+          await until("a pass fails", () => minder.passes.slice(before).some((one) => one.error));
+        });
+        const returnedAt = performance.now();
+        // Whatever a pass before that did: the next one is due within a period, and it is enough.
+        expect(minder.state.reconcileAt - returnedAt).toBeLessThanOrEqual(PERIOD_MS);
+        const after = () => minder.passes.filter(({ startedAt }) => startedAt >= returnedAt);
+        await until("a pass is right", () => after().some(({ error }) => error === null), 20_000);
+        // The first one, unless this machine is so busy that its time is over before a reply comes.
+        const failed = after().filter(({ error }) => error !== null);
+        expect(failed.filter(({ error }) => !error?.includes("no reply in time"))).toEqual([]);
+        expect(await namesThrough(rig.port, 3)).toEqual(["a2"]);
+        expect(minder.actual().slice(1)).toEqual(["up 100", "drain"]);
+        expect(session.closed()).toBe(ended === "sessions end");
+      } finally {
+        clearInterval(talk);
+      }
+      return minder;
+    }
+
+    test("killed and started again, it is right within one period", async () => {
+      await rightAgain(async (middle) => {
+        await rig.kill();
+        await middle();
+        await rig.revive();
+      }, "sessions end");
+    });
+
+    test.skipIf(!kind.reloads)("reloaded, it is right within one period", async () => {
+      await rightAgain(async () => await rig.reload?.(), "sessions stay");
+    });
+
+    test("edited by hand, it is right within one period, and it is said", async () => {
+      const minder = await rightAgain(async () => {
+        for (const server of servers) await rig.edit(server, 7);
+      }, "sessions stay");
+      expect(minder.events).toContain("foreign_edit");
+    });
+
+    test("frozen for longer than a pass, it is right within one period", async () => {
+      await rightAgain(async (middle) => {
+        await rig.freeze();
+        await middle();
+        rig.thaw();
+      }, "sessions stay");
     });
   });
 }

@@ -21,8 +21,9 @@ async function startHaproxy(servers: readonly NamedServer[]): Promise<Rig> {
     },
     kill: () => haproxy.kill(),
     revive: () => haproxy.run(),
-    freeze: () => haproxy.signal("SIGSTOP"),
-    thaw: () => haproxy.signal("SIGCONT"),
+    reload: () => haproxy.reload(),
+    freeze: () => haproxy.freeze(),
+    thaw: () => haproxy.thaw(),
     stop: () => haproxy.stop(),
   };
 }
@@ -38,7 +39,8 @@ async function startDouble(servers: readonly NamedServer[]): Promise<Rig> {
     },
     kill: () => double.stop(),
     revive: () => double.listen(),
-    freeze: () => {
+    reload: null,
+    freeze: async () => {
       double.faults.silent = true;
     },
     thaw: () => {
@@ -59,8 +61,9 @@ async function startGlbd(servers: readonly NamedServer[]): Promise<Rig> {
     },
     kill: () => glbd.kill(),
     revive: () => glbd.listen(),
-    freeze: () => glbd.signal("SIGSTOP"),
-    thaw: () => glbd.signal("SIGCONT"),
+    reload: null,
+    freeze: () => glbd.freeze(),
+    thaw: () => glbd.thaw(),
     stop: () => glbd.stop(),
   };
 }
@@ -69,11 +72,18 @@ balancerSuite({
   name: "the double of glbd",
   tellsRestarts: false,
   cuts: false,
+  reloads: false,
   start: startDouble,
 });
 
 if (hasHaproxy) {
-  balancerSuite({ name: "HAProxy", tellsRestarts: true, cuts: true, start: startHaproxy });
+  balancerSuite({
+    name: "HAProxy",
+    tellsRestarts: true,
+    cuts: true,
+    reloads: true,
+    start: startHaproxy,
+  });
 } else {
   test.skip("HAProxy: it is not installed", () => undefined);
 }
@@ -86,6 +96,7 @@ if (GLBD_BIN === "") {
     tellsRestarts: false,
     // `ss -K` ends sockets of this machine, for root only.
     cuts: process.getuid?.() === 0 && Bun.which("ss") !== null,
+    reloads: false,
     start: startGlbd,
   });
 }

@@ -182,11 +182,11 @@ describe.skipIf(!hasHaproxy)("a real HAProxy", () => {
     const fixture = await start();
     reconcile(fixture, fixture.socket, 200);
     await pass(target(UP, OUT, OUT));
-    fixture.signal("SIGSTOP");
+    await fixture.freeze();
     const frozen = await pass(target(OUT, UP, OUT));
     expect(frozen.error).toContain("no reply in time");
     expect(frozen.tookMs).toBeLessThan(1000);
-    fixture.signal("SIGCONT");
+    fixture.thaw();
     expect((await pass(target(OUT, UP, OUT))).error).toBeNull();
     expect(await namesThrough(fixture.port)).toEqual(["a2"]);
   });

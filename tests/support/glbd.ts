@@ -2,7 +2,7 @@
 import { readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { freePort, until } from "./haproxy.ts";
+import { freePort, freeze, until } from "./haproxy.ts";
 import { makeScratch, removeScratch } from "./scratch.ts";
 
 export const GLBD_BIN = process.env["GLBD_BIN"] ?? "";
@@ -60,8 +60,12 @@ export class GlbdProcess {
     return (await askParts(this.controlPort, [command]))[0] ?? "";
   }
 
-  signal(name: "SIGSTOP" | "SIGCONT"): void {
-    this.#child?.kill(name);
+  async freeze(): Promise<void> {
+    await freeze(this.#child ?? undefined);
+  }
+
+  thaw(): void {
+    this.#child?.kill("SIGCONT");
   }
 
   async kill(): Promise<void> {

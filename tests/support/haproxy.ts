@@ -2,7 +2,7 @@
  * A real HAProxy on loopback with ports of its own, in front of small TCP servers that say their
  * name. Everything it starts it ends by pid; its files live in a directory of its own.
  */
-import { existsSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { makeScratch, removeScratch } from "./scratch.ts";
@@ -21,6 +21,19 @@ export async function until(
     if (performance.now() > deadline) throw new Error(`not within ${limitMs} ms: ${what}`);
     await Bun.sleep(2);
   }
+}
+
+/** Stops a process. The signal is on its way when kill() returns, and each thread stops by itself. */
+export async function freeze(child: Bun.Subprocess | undefined): Promise<void> {
+  if (child === undefined) throw new Error("nothing runs that could be stopped");
+  child.kill("SIGSTOP");
+  const tasks = `/proc/${child.pid}/task`;
+  await until("every thread has stopped", () =>
+    readdirSync(tasks).every((task) => {
+      const stat = readFileSync(join(tasks, task, "stat"), "latin1");
+      return stat.slice(stat.lastIndexOf(")") + 2).startsWith("T");
+    }),
+  );
 }
 
 /** A TCP server that sends its name to whoever connects, and then keeps the connection. */
@@ -222,8 +235,12 @@ export class HaproxyFixture {
     await this.run(this.pid);
   }
 
-  signal(name: "SIGSTOP" | "SIGCONT" | "SIGKILL"): void {
-    this.#processes.at(-1)?.kill(name);
+  async freeze(): Promise<void> {
+    await freeze(this.#processes.at(-1));
+  }
+
+  thaw(): void {
+    this.#processes.at(-1)?.kill("SIGCONT");
   }
 
   /** Ends the newest process at once and waits for its end. */
