@@ -11,7 +11,7 @@ import {
 } from "../message/envelope.ts";
 import { type Body, decodeMessage, encodeMessage, type Message } from "../message/mod.ts";
 import { type AskedSeal, isReplyTo, SEAL_HEADER, type SealKey, sealRequest } from "../seal.ts";
-import { type ClientTls, exchange } from "./http_client.ts";
+import { type ClientTls, type Connections, exchange } from "./http_client.ts";
 
 /** What became of a post: a reply, a refusal, or no answer that can be read. */
 export type HttpResult =
@@ -36,11 +36,13 @@ export interface HttpPost {
   readonly unsigned?: boolean;
   /** For https: whom to believe and what to show. */
   readonly tls?: ClientTls | null;
+  /** Where resting connections are kept. @default those of the process */
+  readonly connections?: Connections;
 }
 
 /** Posts one message, over a connection kept for that peer. Never rejects. */
 export async function postMessage(post: HttpPost): Promise<HttpResult> {
-  const { url, unix, message, signal, key = null, tls = null } = post;
+  const { url, unix, message, signal, key = null, tls = null, connections } = post;
   const replyMaxBytes = post.replyMaxBytes ?? BODY_MAX_BYTES;
   const sent = encodeMessage(message);
   const asked = key === null ? null : { key, seal: sealRequest(key, sent) };
@@ -57,6 +59,7 @@ export async function postMessage(post: HttpPost): Promise<HttpResult> {
       tls,
       ...(unix === undefined ? {} : { unix }),
       ...(signal === undefined ? {} : { signal }),
+      ...(connections === undefined ? {} : { connections }),
     });
     if (asked !== null) {
       const seal = headers.get(SEAL_HEADER) ?? null;

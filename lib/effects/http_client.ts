@@ -31,6 +31,8 @@ export interface Exchange {
   readonly replyMaxBytes: number;
   /** Ends it early. */
   readonly signal?: AbortSignal;
+  /** Where resting connections are kept. @default those of the process */
+  readonly connections?: Connections;
 }
 
 export interface Reply {
@@ -106,7 +108,19 @@ interface Listener {
 }
 
 /** Resting connections by peer, the one used last at the end. */
-const idle = new Map<string, Connection[]>();
+type Idle = Map<string, Connection[]>;
+
+/** The resting connections of one party: a process that plays several must not share them among these. */
+export class Connections {
+  readonly idle: Idle = new Map();
+
+  /** Closes those that rest. */
+  close(): void {
+    for (const connection of [...this.idle.values()].flat()) connection.close();
+  }
+}
+
+const ofProcess = new Connections();
 
 /** Numbers for what connections may not be shared across. */
 const tlsNumbers = new WeakMap<ClientTls, number>();
@@ -121,8 +135,12 @@ function peerOf({ url, unix, tls }: Exchange): string {
 }
 
 function takeConnection(request: Exchange): Connection {
+  const { idle } = request.connections ?? ofProcess;
   const peer = peerOf(request);
-  return idle.get(peer)?.at(-1) ?? new Connection(peer, openSocket(request), request.url.host);
+  return (
+    idle.get(peer)?.at(-1) ??
+    new Connection({ idle, peer, shown: request.url.host }, openSocket(request))
+  );
 }
 
 /** Begins to connect. Not by Bun.connect: that could not be given up while a silent host is awaited. */
@@ -146,13 +164,19 @@ function openSocket({ url, unix, tls }: Exchange): Socket {
 
 /** One connection: with a listener while an exchange is under way on it, else resting. */
 class Connection {
+  readonly #idle: Idle;
   readonly #peer: string;
   readonly #socket: Socket;
   #listener: Listener | null = null;
   #restTimer: ReturnType<typeof setTimeout> | null = null;
 
   /** What is sent before it is connected waits. */
-  constructor(peer: string, socket: Socket, shown: string) {
+  constructor(
+    at: { readonly idle: Idle; readonly peer: string; readonly shown: string },
+    socket: Socket,
+  ) {
+    const { idle, peer, shown } = at;
+    this.#idle = idle;
     this.#peer = peer;
     this.#socket = socket;
     this.#socket.on("data", (chunk: Buffer) => {
@@ -174,7 +198,7 @@ class Connection {
 
   /** Waits for the next exchange with the same peer. */
   rest(): void {
-    const others = idle.get(this.#peer) ?? [];
+    const others = this.#idle.get(this.#peer) ?? [];
     if (this.#socket.destroyed || !this.#socket.writable || others.length >= IDLE_MAX) {
       this.close();
       return;
@@ -184,7 +208,7 @@ class Connection {
     this.#socket.unref();
     this.#restTimer = setTimeout(() => this.close(), IDLE_MS);
     this.#restTimer.unref();
-    idle.set(this.#peer, [...others, this]);
+    this.#idle.set(this.#peer, [...others, this]);
   }
 
   close(): void {
@@ -203,9 +227,9 @@ class Connection {
     if (this.#restTimer === null) return;
     clearTimeout(this.#restTimer);
     this.#restTimer = null;
-    const others = (idle.get(this.#peer) ?? []).filter((other) => other !== this);
-    if (others.length === 0) idle.delete(this.#peer);
-    else idle.set(this.#peer, others);
+    const others = (this.#idle.get(this.#peer) ?? []).filter((other) => other !== this);
+    if (others.length === 0) this.#idle.delete(this.#peer);
+    else this.#idle.set(this.#peer, others);
   }
 }
 

@@ -9,6 +9,7 @@ import type { ClusterConfig } from "../cluster_config.ts";
 import type { Core, Millis } from "../core/core.ts";
 import { type MailEvent, mailroom } from "../correspondent.ts";
 import { postMessage } from "../effects/http.ts";
+import { Connections } from "../effects/http_client.ts";
 import { openSecrets, type Secrets, secretPlaces, takesUnsigned } from "../effects/secrets.ts";
 import { clientTls, readTls, type TlsFiles } from "../effects/tls.ts";
 import { createEndpoint, type Endpoint, type Peer } from "../endpoint.ts";
@@ -133,6 +134,7 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
   const tlsConfig = config.security.tls;
   const serverTls = tlsConfig === null ? null : readTls(tlsConfig, self);
   const ownTls = clientTls(tlsConfig, self);
+  const connections = new Connections();
   const session = crypto.randomUUID();
   const configVersion = keeper?.version() ?? config.version;
   const machine = mailroom<S, E, F>({ self, config, session, core, configVersion });
@@ -147,7 +149,8 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     ...(options.laneOf === undefined ? {} : { laneOf: options.laneOf }),
     post: ({ url, message, timeoutMs }, signal) => {
       const key = secrets === null ? null : signingKey(secrets.ring(), "node");
-      return postMessage({ url, message, timeoutMs, signal, key, unsigned, tls: ownTls });
+      const tls = ownTls;
+      return postMessage({ url, message, timeoutMs, signal, key, unsigned, tls, connections });
     },
     onConfigVersion: (version) => keeper?.heard(version),
     phaseOf: options.phaseOf,
@@ -198,6 +201,7 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     for (const server of servers) void server.stop(false);
     await loop.stop(STOP_MS);
     for (const server of servers) await server.stop(true);
+    connections.close();
     process.off("SIGHUP", onHangup);
     secrets?.close();
     log.info("stopped");

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { createServer, type Server, type Socket } from "node:net";
-import { type Exchange, exchange } from "../../lib/effects/http_client.ts";
+import { Connections, type Exchange, exchange } from "../../lib/effects/http_client.ts";
 
 const closers: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -115,6 +115,21 @@ describe("exchange()", () => {
       await Promise.all(servers.map((server) => server.post()));
     }
     expect(new Set(servers.map(({ opened }) => opened))).toEqual(new Set([1]));
+  });
+
+  test("keeps the connections of two parties of one process apart", async () => {
+    const server = await answering(OK);
+    const parties = [new Connections(), new Connections()];
+    for (let round = 0; round < 3; round++) {
+      for (const connections of parties) await server.post({ connections });
+    }
+    expect(server.opened).toBe(2);
+    parties[0]?.close();
+    await until(() => server.sockets.size === 1);
+    await server.post({ connections: parties[1] as Connections });
+    expect(server.opened).toBe(2);
+    parties[1]?.close();
+    await until(() => server.sockets.size === 0);
   });
 
   test("takes a new connection where the peer has closed the resting one", async () => {
