@@ -37,8 +37,12 @@ export const MembersSchema = quick(
   areMembers,
 );
 
+/** Lists that were looked at: one comes with many reports. */
+const soundLists = new WeakSet<readonly unknown[]>();
+
 function areMembers(value: unknown): boolean {
   if (!Array.isArray(value) || value.length > MEMBERS_MAX) return false;
+  if (soundLists.has(value)) return true;
   for (const member of value) {
     if (typeof member !== "object" || member === null || Array.isArray(member)) return false;
     const { uuid, name } = member as { readonly uuid?: unknown; readonly name?: unknown };
@@ -46,6 +50,7 @@ function areMembers(value: unknown): boolean {
     if (typeof uuid !== "string" || !UUID.test(uuid)) return false;
     for (const key in member) if (key !== "uuid" && key !== "name") return false;
   }
+  soundLists.add(value);
   return true;
 }
 

@@ -83,7 +83,23 @@ export const WordsSchema = v.pipe(v.string(), v.maxLength(WORDS_MAX));
  * Identity of a view: `stateUuid/P|N/memberUuid+memberUuid…`, member UUIDs sorted.
  * `wsrep_cluster_conf_id` is not an identity: both halves of a split can show the same value.
  */
-export const FingerprintSchema = v.pipe(v.string(), v.maxLength(4096));
+export const FingerprintSchema = v.pipe(v.string(), v.maxLength(4096), v.transform(oneText));
+
+/** Texts of views that came before, newest last: a cluster has few at a time. */
+const texts: string[] = [];
+const TEXTS_MAX = 8;
+
+/**
+ * The same text for the same view, whoever reports it: with 64 servers it has 2400 characters, and each
+ * report is compared with all others. A text compared with itself is not looked at.
+ */
+function oneText(text: string): string {
+  const known = texts.find((other) => other === text);
+  if (known !== undefined) return known;
+  if (texts.length >= TEXTS_MAX) texts.shift();
+  texts.push(text);
+  return text;
+}
 
 /** Random per process start; names one life of a process. */
 export const SessionSchema = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/));

@@ -354,6 +354,98 @@ describe("decodeMessage() refuses wrong parameters", () => {
   });
 });
 
+describe("a list of members that came before", () => {
+  const MEMBERS = Array.from({ length: 64 }, (_, index) => ({
+    uuid: `00000000-0000-4000-8000-${String(index).padStart(12, "0")}`,
+    name: `db${index}`,
+  }));
+
+  /** A report's text, after another one with the same members has been read. */
+  function textAfter(members: readonly unknown[]): string {
+    const message = plain(sample("db_status_report", "dbclient"));
+    message["parameters"] = { ...REPORT.parameters, members };
+    const text = JSON.stringify(message);
+    decodeMessage(text);
+    return text;
+  }
+
+  function membersIn(decoded: Decoded): readonly unknown[] {
+    if (!decoded.ok || decoded.message.verb !== "db_status_report") throw new Error("no report");
+    return decoded.message.parameters.members;
+  }
+
+  test("is the same list, and all else is read as it stands", () => {
+    const text = textAfter(MEMBERS);
+    const first = membersIn(decodeMessage(text));
+    const other = text.replace('"lastCommitted":', '"lastCommitted":1');
+    const decoded = decodeMessage(other);
+    expect(membersIn(decoded)).toBe(first);
+    expect(decoded).toEqual({ ok: true, message: JSON.parse(other) });
+    expect(refusal(decodeMessage(text.replace('"fenced":', '"fence":'))).reason).toBe(
+      "bad_parameters",
+    );
+    expect(refusal(decodeMessage(text.slice(0, -1))).reason).toBe("not_json");
+    expect(decodeMessage(new TextEncoder().encode(text)).ok).toBe(true);
+  });
+
+  test("counts only where it is the report's own", () => {
+    const text = textAfter(MEMBERS);
+    const list = JSON.stringify(MEMBERS);
+    const pair = `"members":${list}`;
+    expect(text).toContain(pair);
+    // Twice: the last one counts, as in any JSON.
+    const two = text.replace(pair, `${pair},"members":[]`);
+    expect(membersIn(decodeMessage(two))).toEqual([]);
+    expect(membersIn(decodeMessage(text.replace(pair, `"members":[],${pair}`)))).toEqual(MEMBERS);
+    const refused = [
+      // In another place, or under a key that only ends so.
+      text.replace(pair, `"members":0,"versions":{${pair}}`),
+      text.replace(pair, `"members":{${pair}}`),
+      text.replace(pair, `"the \\"members":${list}`),
+      text.replace(pair, `"members":0`),
+      text.replace(pair, `${pair}0`),
+      text.replace(pair, `"because":"x${pair}"`),
+    ];
+    for (const one of refused) refusal(decodeMessage(one));
+    // A text that has the list in it is no list.
+    const said = JSON.stringify({
+      ...plain(sample("db_status_report", "dbclient")),
+      parameters: { ...REPORT.parameters, members: [], because: pair.slice(0, 900) },
+    });
+    expect(decodeMessage(said)).toEqual({ ok: true, message: JSON.parse(said) });
+  });
+
+  test("is read anew where it differs in a letter, or is longer", () => {
+    const text = textAfter(MEMBERS);
+    const renamed = text.replace('"name":"db63"', '"name":"db64"');
+    expect(membersIn(decodeMessage(renamed))).toEqual([
+      ...MEMBERS.slice(0, -1),
+      { uuid: MEMBERS[63]?.uuid, name: "db64" },
+    ]);
+    const [first] = MEMBERS;
+    textAfter([first]);
+    expect(membersIn(decodeMessage(textAfter(MEMBERS)))).toEqual(MEMBERS);
+    // Names may hold what ends a list.
+    const odd = [{ uuid: first?.uuid, name: 'a],"members":[' }];
+    expect(membersIn(decodeMessage(textAfter(odd)))).toEqual(odd);
+    expect(membersIn(decodeMessage(textAfter([])))).toEqual([]);
+  });
+
+  test("is refused each time if it is unsound", () => {
+    const bad = [{ uuid: "x", name: "db1" }];
+    for (let again = 0; again < 3; again++) {
+      expect(refusal(decodeMessage(textAfter(bad))).reason).toBe("bad_parameters");
+    }
+  });
+
+  test("is forgotten when others have come since", () => {
+    const texts = Array.from({ length: 9 }, (_, index) => textAfter(MEMBERS.slice(index)));
+    for (const [index, text] of texts.entries()) {
+      expect(membersIn(decodeMessage(text))).toEqual(MEMBERS.slice(index));
+    }
+  });
+});
+
 describe("formatText() and parseText()", () => {
   for (const [index, message] of MESSAGES.entries()) {
     test(`are lossless for ${NAMES[index]}`, () => {
