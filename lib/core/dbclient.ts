@@ -697,7 +697,13 @@ function takeApplied(
   const retryMs = Math.min(everyMs, RETRY_MIN_MS * 2 ** Math.min(failures - 1, 16));
   const reconcileAt =
     error === null ? state.reconcileAt : Math.min(state.reconcileAt, now + retryMs);
-  return decide({ ...state, applied: result, failures, reconcileAt }, effects, now);
+  const next = { ...state, applied: result, failures, reconcileAt };
+  // Of all this only what a person holds decides anything: most passes change nothing of that.
+  const held = state.applied?.held ?? [];
+  const sameHeld =
+    held.length === result.held.length && held.every((name, at) => name === result.held[at]);
+  if (!sameHeld || now >= state.dueAt) return decide(next, effects, now);
+  return { state: { ...next, dueAt: Math.min(state.dueAt, reconcileAt) }, effects };
 }
 
 /** The next moment at which any of the durations above ends. */

@@ -96,10 +96,21 @@ export function listedBy(
   for (const [id, { report, heardAt }] of heard) {
     if (id === server.id || report === null || heardAt <= own || heardAt < freshSince) continue;
     if (report.primary !== "yes" || report.fenced || report.running !== "up") continue;
-    if (report.members.some(({ name }) => name === server.name)) return "yes";
+    if (namesIn(report.members).has(server.name)) return "yes";
     listed = "no";
   }
   return listed;
+}
+
+/** All servers of a view report the same list, and each is looked for in it: made once for all of them. */
+const names = new WeakMap<Report["members"], ReadonlySet<string>>();
+
+function namesIn(members: Report["members"]): ReadonlySet<string> {
+  const known = names.get(members);
+  if (known !== undefined) return known;
+  const found = new Set(members.map(({ name }) => name));
+  names.set(members, found);
+  return found;
 }
 
 /** What one server is good for. */
