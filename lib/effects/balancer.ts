@@ -164,6 +164,8 @@ class Pass {
   readonly #odd: string[] = [];
   /** Servers opened before the table was read, with the words that they are to have. */
   readonly #opened = new Map<string, string>();
+  /** Servers that keep their connections for now: nothing else would take any. */
+  #kept: readonly string[] = [];
   /** Servers that a person has just given back: their place is decided anew before it is put right. */
   readonly #released = new Set<string>();
   #restarted = false;
@@ -185,12 +187,16 @@ class Pass {
     let complaint: string | null = null;
     // What moved away in this very pass may have got a connection after it was counted.
     const moved = new Set(wrong.map(({ name }) => name));
-    for (let round = 0; round < ROUNDS_MAX && wrong.length > 0; round++) {
+    for (let round = 0, rounds = ROUNDS_MAX; round < rounds && wrong.length > 0; round++) {
+      const due = this.#withoutLast(wrong, table);
+      if (due.length === 0) break;
+      // Who waits for others gets as many rounds as where nobody waits.
+      if (round === 0 && due.length < wrong.length) rounds++;
       const shown = new Map(table.servers.map(({ name, word }) => [name, word]));
-      complaint = await this.#balancer.apply(this.#inOrder(wrong, shown), table, this.#signal);
+      complaint = await this.#balancer.apply(this.#inOrder(due, shown), table, this.#signal);
       table = await this.#read();
       const still = this.#wrong(table);
-      for (const { name, place } of wrong) {
+      for (const { name, place } of due) {
         if (still.some((other) => other.name === name)) continue;
         this.#changed.push(
           `${name}: ${shown.get(name) ?? "absent"} -> ${this.#balancer.word(place)}`,
@@ -279,6 +285,24 @@ class Pass {
     return [...misplaced, ...table.strays];
   }
 
+  /**
+   * What can be put right now: a server is drained only while one of those that are to take its
+   * connections is seen to take some. A raise can be refused, or be of a server that the balancer does
+   * not have; a server that is bad goes out all the same.
+   */
+  #withoutLast(wrong: readonly Placed[], table: Table): readonly Placed[] {
+    const shown = new Map(table.servers.map((server) => [server.name, server]));
+    const successors = this.#wish.target.filter(({ place }) => place.as === "up");
+    const takesSome = ({ name }: Placed): boolean => {
+      const server = shown.get(name);
+      return server?.held === false && /^up(?! 0(\.0*)?$)/.test(server.word);
+    };
+    const last = successors.length > 0 && !successors.some(takesSome);
+    const kept = wrong.filter((one) => last && one.place.as === "drain" && takesSome(one));
+    this.#kept = kept.map(({ name }) => name);
+    return wrong.filter((one) => !kept.includes(one));
+  }
+
   /** Raises first: in between, the table must never offer nothing. */
   #inOrder(wrong: readonly Placed[], shown: ReadonlyMap<string, string>): readonly Placed[] {
     const rank = ({ name, place }: Placed): number => {
@@ -292,10 +316,11 @@ class Pass {
 
   /** Cuts what is to be cut and looks again. Answers with who still has sessions. */
   async #cut(table: Table, moved: ReadonlySet<string>): Promise<readonly string[]> {
+    const cuts = this.#wish.cut.filter((name) => !this.#kept.includes(name));
     const busy = (from: Table): readonly Placed[] =>
       this.#wish.target.filter(
         ({ name }) =>
-          this.#wish.cut.includes(name) &&
+          cuts.includes(name) &&
           from.servers.some((one) => one.name === name && (one.sessions ?? 0) > 0),
       );
     if (this.#balancer.cut === null) {
@@ -304,9 +329,7 @@ class Pass {
       if (open.length > 0) this.#odd.push(`it cannot end the sessions to ${open.join(", ")}`);
       return [];
     }
-    const first = this.#wish.target.filter(
-      ({ name }) => this.#wish.cut.includes(name) && moved.has(name),
-    );
+    const first = this.#wish.target.filter(({ name }) => cuts.includes(name) && moved.has(name));
     let left: readonly Placed[] = [...new Set([...busy(table), ...first])].filter(({ name }) =>
       table.servers.some((one) => one.name === name),
     );
@@ -336,6 +359,7 @@ class Pass {
       return `${name} is ${found} though ${this.#balancer.word(place)} was asked for`;
     });
     if (wrong.length > 0 && complaint !== null) parts.push(complaint);
+    if (this.#kept.length > 0) parts.push("nothing else would take connections");
     if (uncut.length > 0) parts.push(`sessions remain open to ${uncut.join(", ")}`);
     return parts.length === 0 ? null : `${this.#balancer.description}: ${parts.join("; ")}`;
   }

@@ -22,6 +22,8 @@ export interface HaproxyOptions {
 const MAINT_FORCED = 0x01;
 const MAINT_ANY = 0x67;
 const DRAIN_ANY = 0x18;
+/** Bits of srv_agent_state (check-t.h, CHK_ST_CONFIGURED and CHK_ST_ENABLED). */
+const AGENT_AT_WORK = 0x06;
 
 /** HAProxy takes lines of up to 16 kB (tune.bufsize). */
 const LINE_MAX = 8_192;
@@ -81,6 +83,9 @@ class Haproxy implements Balancer {
         oddities.push(`${state.name} points to ${state.address}, the config says ${placed.host}`);
       } else if (placed.port !== state.port) {
         oddities.push(`${state.name} points to port ${state.port}, the config says ${placed.port}`);
+      }
+      if (state.agent) {
+        oddities.push(`${state.name} has an agent-check, which undoes what is set here`);
       }
       servers.push({
         name: state.name,
@@ -188,6 +193,8 @@ export interface ServerState {
   readonly port: number;
   readonly admin: number;
   readonly weight: number;
+  /** An agent-check steers it as well. */
+  readonly agent: boolean;
 }
 
 export interface Parsed {
@@ -230,6 +237,7 @@ function parseStates(lines: readonly string[]): readonly ServerState[] {
       port: strictInteger(field("srv_port"), "srv_port"),
       admin: strictInteger(field("srv_admin_state"), "srv_admin_state"),
       weight: strictInteger(field("srv_uweight"), "srv_uweight"),
+      agent: (Number(field("srv_agent_state")) & AGENT_AT_WORK) === AGENT_AT_WORK,
     });
   }
   return states;

@@ -151,6 +151,39 @@ describe.skipIf(!hasHaproxy)("a real HAProxy", () => {
     expect((await pass(target(UP, UP, UP))).actual[1]?.place).toBe("up 100");
   });
 
+  test("a server is not drained while none of those that shall take over takes any", async () => {
+    const fixture = await start();
+    reconcile(fixture);
+    await pass(target(UP, DRAIN, OUT));
+    const old = await connectTo(fixture, "a1");
+    // The backend does not have the one that is to take over.
+    const ghost = { name: "ghost", host: "127.0.0.1", port: 1, place: UP, because: "" };
+    const wish = [...target(DRAIN, DRAIN, OUT), ghost];
+    const kept = await pass(wish, ["a1"]);
+    expect(kept.error).toContain("a1 is up 100 though drain was asked for");
+    expect(kept.error).toContain("ghost is not in its table");
+    expect(kept.error).toContain("nothing else would take connections");
+    expect([kept.actual[0]?.place, old.closed()]).toEqual(["up 100", false]);
+    // Or a person has taken that one out of service meanwhile.
+    await fixture.ask("set server galera/a2 state maint");
+    const held = await pass(target(DRAIN, UP, OUT));
+    expect(held).toMatchObject({ held: ["a2"] });
+    expect(held.actual[0]?.place).toBe("up 100");
+    expect(await namesThrough(fixture.port)).toEqual(["a1"]);
+    // One that is bad goes out whatever else there is, and an order to drain all is obeyed.
+    expect((await pass([...target(OUT, DRAIN, OUT), ghost])).actual[0]?.place).toBe("out");
+    await pass(target(UP, DRAIN, OUT));
+    expect((await pass(target(DRAIN, DRAIN, OUT))).actual[0]?.place).toBe("drain");
+  });
+
+  test("a server that an agent-check steers as well is named", async () => {
+    const fixture = await start({ serverWords: "agent-check agent-port 1 agent-inter 60s" });
+    reconcile(fixture);
+    const { oddities } = await pass(target(UP, UP, UP));
+    expect(oddities).toContain("a1 has an agent-check, which undoes what is set here");
+    expect(oddities).toHaveLength(3);
+  });
+
   test("a reload is noticed and repaired, with a state file and without", async () => {
     for (const stateFile of [false, true]) {
       const fixture = await start({ stateFile });
