@@ -348,22 +348,16 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function dueOf(work: Work<S, F>): Millis {
     let due = Number.POSITIVE_INFINITY;
     for (const { giveUpAt } of work.flights) due = Math.min(due, giveUpAt);
-    // Counted once, and only if any can be blocked: with hundreds of peers each has a message waiting.
-    const flying = work.flights.length < FLIGHTS_MAX ? null : flightsByPeer(work.flights);
-    for (const { id, outbox } of work.correspondents) {
-      if (outbox.length === 0) continue;
-      const blocked = flying !== null && (flying.get(id) ?? 0) >= FLIGHTS_MAX;
-      for (const outgoing of outbox) {
-        // A blocked message goes out when a post ends, which is an event and not a time.
-        due = Math.min(
-          due,
-          outgoing.expiresAt,
-          blocked ? Number.POSITIVE_INFINITY : outgoing.dueAt,
-        );
-      }
-    }
     for (const ticket of work.tickets) {
       for (const wait of ticket.waits) due = Math.min(due, wait.expiresAt);
+    }
+    const isBlocked = blockedIn(work.flights);
+    for (const { id, outbox } of work.correspondents) {
+      for (const { expiresAt, dueAt: nextAt } of outbox) {
+        due = Math.min(due, expiresAt);
+        // A blocked message goes out when a post ends, which is an event and not a time.
+        if (nextAt < due && !isBlocked(id)) due = nextAt;
+      }
     }
     return due;
   }
@@ -391,7 +385,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     }
     const correspondent = correspondentOf(work, effect.to);
     const seq = correspondent.seq + 1;
-    const waiting = correspondent.outbox.find((one) => one.body.verb === body.verb);
+    const waiting = byVerb(correspondent.outbox, body.verb);
     const outgoing: Outgoing = {
       seq,
       body,
@@ -412,7 +406,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
   function pump(work: Work<S, F>, peer: PartyId): void {
     for (const outgoing of correspondentOf(work, peer).outbox) {
       if (outgoing.dueAt > work.now) continue;
-      if (flightsTo(work, peer) >= FLIGHTS_MAX) return;
+      if (flightsAmong(work.flights, peer) >= FLIGHTS_MAX) return;
       const first = outgoing.attempts === 0;
       attempt(work, peer, {
         ...outgoing,
@@ -523,8 +517,9 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
       failed(work, flight, "post.foreign_reply", "The reply is from another session");
     } else if (flight.answered) count(work, "reply.repeated");
     else {
-      for (const [index, other] of work.flights.entries()) {
-        if (other.peer === peer && other.message.seq === sent.seq) {
+      for (let index = 0; index < work.flights.length; index++) {
+        const other = work.flights[index];
+        if (other?.peer === peer && other.message.seq === sent.seq) {
           ownFlights(work)[index] = { ...other, answered: true };
         }
       }
@@ -901,12 +896,6 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     } else Object.assign(current, changes);
   }
 
-  function flightsTo({ flights }: Pick<Work<S, F>, "flights">, peer: PartyId): number {
-    let flying = 0;
-    for (const flight of flights) if (flight.peer === peer) flying++;
-    return flying;
-  }
-
   /** A core that says what its role may not say to that peer is broken, and nothing would hear it. */
   function requireRoute(to: PartyId, body: Body): void {
     if (verbsTo(to)?.includes(body.verb) === true) return;
@@ -969,9 +958,21 @@ function find(correspondents: readonly Correspondent[], peer: PartyId): Correspo
   return undefined;
 }
 
-function flightsByPeer(flights: readonly Flight[]): ReadonlyMap<PartyId, number> {
+/** Flights that are looked through for each peer that asks; more are counted once for all. */
+const FEW_FLIGHTS = 32;
+
+/** Are so many posts under way to a peer that another one has to wait. */
+function blockedIn(flights: readonly Flight[]): (peer: PartyId) => boolean {
+  if (flights.length < FLIGHTS_MAX) return () => false;
+  if (flights.length <= FEW_FLIGHTS) return (peer) => flightsAmong(flights, peer) >= FLIGHTS_MAX;
   const flying = new Map<PartyId, number>();
   for (const { peer } of flights) flying.set(peer, (flying.get(peer) ?? 0) + 1);
+  return (peer) => (flying.get(peer) ?? 0) >= FLIGHTS_MAX;
+}
+
+function flightsAmong(flights: readonly Flight[], peer: PartyId): number {
+  let flying = 0;
+  for (const flight of flights) if (flight.peer === peer) flying++;
   return flying;
 }
 
@@ -987,13 +988,17 @@ function heardOf(list: readonly Heard[], verb: string): Heard | undefined {
 
 /** In place of the one of its verb, or behind the others. */
 function withOutgoing(outbox: readonly Outgoing[], outgoing: Outgoing): readonly Outgoing[] {
-  if (outbox.length === 0) return [outgoing];
   const { verb } = outgoing.body;
+  const first = outbox[0];
+  // Nearly always it is the only one.
+  if (first === undefined || (outbox.length === 1 && first.body.verb === verb)) return [outgoing];
   const index = outbox.findIndex(({ body }) => body.verb === verb);
   return index === -1 ? [...outbox, outgoing] : outbox.with(index, outgoing);
 }
 
 function withHeard(list: readonly Heard[], heard: Heard): readonly Heard[] {
+  const first = list[0];
+  if (first === undefined || (list.length === 1 && first.verb === heard.verb)) return [heard];
   const index = list.findIndex(({ verb }) => verb === heard.verb);
   return index === -1 ? [...list, heard] : list.with(index, heard);
 }
