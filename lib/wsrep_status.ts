@@ -105,9 +105,19 @@ export function namesIn(members: readonly Pick<Member, "name">[]): ReadonlySet<s
 
 /** Member UUIDs of a fingerprint, sorted. */
 export function fingerprintMembers(print: string): readonly string[] {
-  const list = print.slice(print.lastIndexOf("/") + 1);
-  return list === "" ? [] : list.split("+");
+  let members = MEMBERS.get(print);
+  if (members === undefined) {
+    const list = print.slice(print.lastIndexOf("/") + 1);
+    members = list === "" ? [] : list.split("+");
+    if (MEMBERS.size >= MEMBERS_MAX) MEMBERS.clear();
+    MEMBERS.set(print, members);
+  }
+  return members;
 }
+
+/** Of few fingerprints at a time the members are asked for, again and again; they may come from outside. */
+const MEMBERS_MAX = 64;
+const MEMBERS = new Map<string, readonly string[]>();
 
 /** How a server's Galera members compare with the config. A member that the config does not name makes it partial. */
 export function groupOf(

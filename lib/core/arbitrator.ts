@@ -531,8 +531,11 @@ function holdsJoint({ candidate }: Facts, config: ClusterConfig): boolean {
 /** A deadline after which a verdict may change though nobody speaks. */
 function nextTimed(turn: Turn): Millis {
   const { state, now } = turn;
-  const deadlines = [state.armedAt, state.windowUntil, formerUntil(state)].filter((at) => now < at);
-  return Math.min(...deadlines, Number.POSITIVE_INFINITY);
+  let next = Number.POSITIVE_INFINITY;
+  for (const at of [state.armedAt, state.windowUntil, formerUntil(state)]) {
+    if (now < at) next = Math.min(next, at);
+  }
+  return next;
 }
 
 /** Forgets a change of segment once its window is over, so that a restart does not open it anew. */

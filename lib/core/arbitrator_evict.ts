@@ -34,14 +34,15 @@ export function evictionFor(
   options: { readonly segment: string; readonly now: Millis },
 ): Eviction | string {
   const { segment, now } = options;
-  const alive = view.filter(({ report }) => !isEnded(state, report.gcommUuid));
+  const ended = endedBy(state);
+  const alive = view.filter(({ report }) => !isAmong(ended, report.gcommUuid));
   const own = alive.filter(({ server }) => server.segment === segment);
   if (own.length === 0) return `no server of ${segment} is left in the view`;
   // Those whom all of the segment's servers miss: after a cut each side misses the other.
   const part = alive.filter(
     ({ server }) => !own.every((each) => misses(state, each.report, server)),
   );
-  return judgePart(state, part, now);
+  return judgePart(state, part, { ended, now });
 }
 
 /** The same for a few that all others miss; null if there is nobody. */
@@ -49,16 +50,20 @@ export function evictionOfFew(state: ArbitratorState, now: Millis): Eviction | n
   const { noted } = state.durable;
   if (noted === null || state.config.evict !== "full") return null;
   const view = reporters(state, noted.fingerprint, now);
+  // At each of those who remain they would have to hang.
+  if (view.every(({ report }) => report.probe !== "hanging")) return null;
+  const ended = endedBy(state);
   const part = view.filter(({ server, report }) => {
-    if (isEnded(state, report.gcommUuid)) return false;
-    const missing = view.filter((each) => misses(state, each.report, server));
-    return 2 * missing.length <= noted.members.length;
+    if (isAmong(ended, report.gcommUuid)) return false;
+    let missing = 0;
+    for (const each of view) if (misses(state, each.report, server)) missing++;
+    return 2 * missing <= noted.members.length;
   });
   if (part.length === 0 || part.length === noted.members.length) return null;
-  const found = judgePart(state, part, now);
+  const found = judgePart(state, part, { ended, now });
   if (typeof found === "string" || !found.suffices) return null;
   // Ended ones are evicted by the watchdogs without an order.
-  return found.uuids.every((uuid) => isEnded(state, uuid)) ? null : found;
+  return found.uuids.every((uuid) => isAmong(ended, uuid)) ? null : found;
 }
 
 /** Servers that report that view and are heard. */
@@ -72,7 +77,7 @@ function reporters(state: ArbitratorState, view: string, now: Millis): readonly 
 function judgePart(
   state: ArbitratorState,
   part: readonly Reporter[],
-  now: Millis,
+  options: { readonly ended: readonly string[]; readonly now: Millis },
 ): Eviction | string {
   const { noted } = state.durable;
   const [first] = part;
@@ -93,7 +98,7 @@ function judgePart(
     if (missed !== undefined) return `${server.name} does not hear ${missed.server.name}`;
   }
   for (const uuid of uuids) {
-    const against = againstEvicting(state, uuid, { part, now });
+    const against = againstEvicting(state, uuid, { part, ...options });
     if (against !== null) return against;
   }
   const names = new Set(part.map(({ server }) => server.name));
@@ -107,14 +112,18 @@ function judgePart(
 function againstEvicting(
   state: ArbitratorState,
   uuid: string,
-  options: { readonly part: readonly Reporter[]; readonly now: Millis },
+  options: {
+    readonly part: readonly Reporter[];
+    readonly ended: readonly string[];
+    readonly now: Millis;
+  },
 ): string | null {
-  const { part, now } = options;
+  const { part, ended, now } = options;
   const server = state.config.servers.find(({ id }) => {
     const heard = state.heard.get(id);
     return heard !== undefined && memberOf(heard)?.uuid === uuid;
   });
-  if (isEnded(state, uuid)) return null;
+  if (isAmong(ended, uuid)) return null;
   if (server === undefined) return `${uuid} has no watchdog to speak for it`;
   const hears = part.find(({ report }) => !misses(state, report, server));
   if (hears !== undefined) return `${hears.server.name} hears ${server.name}`;
@@ -131,9 +140,20 @@ function misses(state: ArbitratorState, report: Report, server: DbServerConfig):
   return state.config.evict === "full" && report.silent.includes(server.id);
 }
 
-/** Has the member of that UUID ended, by its own watchdog's word. */
-function isEnded(state: ArbitratorState, uuid: string | null): boolean {
-  if (uuid === null) return false;
-  for (const { report } of state.heard.values()) if (endedUuid(report) === uuid) return true;
-  return false;
+/** Members that have ended, by their own watchdogs' word. */
+function endedBy({ heard }: ArbitratorState): readonly string[] {
+  let ended: string[] | null = null;
+  for (const { report } of heard.values()) {
+    const uuid = endedUuid(report);
+    if (uuid === null) continue;
+    if (ended === null) ended = [uuid];
+    else ended.push(uuid);
+  }
+  return ended ?? NOBODY;
+}
+
+const NOBODY: readonly string[] = [];
+
+function isAmong(uuids: readonly string[], uuid: string | null): boolean {
+  return uuid !== null && uuids.length > 0 && uuids.includes(uuid);
 }

@@ -343,6 +343,7 @@ export function findCandidate(
   segment: string,
   now: Millis,
 ): Candidate | string {
+  if (isCalm(state, now)) return `${segment} is in a joint view`;
   const views: { server: DbServerConfig; report: Report }[][] = [];
   const maxAgeMs = youngMs(state);
   for (const server of state.config.servers) {
@@ -397,6 +398,21 @@ export function findCandidate(
     return `commits of ${segment} hang, and Galera will not let it stay Primary`;
   }
   return toCandidate("stall", own);
+}
+
+/** Is every server in one joint Primary view in which commits flow: then no segment asks for anything. */
+function isCalm(state: ArbitratorState, now: Millis): boolean {
+  if (state.durable.grant !== null) return false;
+  const young = { now, maxAgeMs: youngMs(state) };
+  let last: Report | null = null;
+  for (const { id } of state.config.servers) {
+    const report = youngReport(state, id, young);
+    if (report === null || report.running !== "up" || report.primary !== "yes") return false;
+    if (report.probe === "hanging" || report.fingerprint === null) return false;
+    if (last !== null && report.fingerprint !== last.fingerprint) return false;
+    last = report;
+  }
+  return last !== null && isJoint(state.config, namesOf(last));
 }
 
 function ofSegment(view: readonly { server: DbServerConfig }[], segment: string): number {

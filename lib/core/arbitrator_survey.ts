@@ -29,9 +29,10 @@ export function noteStatus(turn: Turn, from: PartyId, before: Report | undefined
   const report = state.heard.get(from)?.report;
   if (report === undefined) return;
   const silent = state.silent.has(from);
+  const same = before !== undefined && STATUS.every((key) => before[key] === report[key]);
+  if (same && !silent) return;
   const changed =
     before === undefined ? STATUS : STATUS.filter((key) => before[key] !== report[key]);
-  if (changed.length === 0 && !silent) return;
   log(turn, "server", {
     server: state.config.serverById.get(from)?.name ?? from,
     ...Object.fromEntries(STATUS.map((key) => [key, report[key]])),
