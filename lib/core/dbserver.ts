@@ -424,7 +424,10 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
     sentAt >= turn.state.viewSince;
   // Whoever vouches serves, and in this very view.
   if (partyType(by) === "dbserver" && ofThisView && answer.epochServed !== null) {
-    set(turn, { peerEpochs: new Map(turn.state.peerEpochs).set(by, answer.epochServed) });
+    const { peerEpochs } = turn.state;
+    if (peerEpochs.get(by) !== answer.epochServed) {
+      set(turn, { peerEpochs: new Map(peerEpochs).set(by, answer.epochServed) });
+    }
   }
   if (arbitrator === null) return;
   see(turn, arbitrator.epoch);
@@ -563,11 +566,12 @@ function restartWaitMs(failedStarts: number): Millis {
 function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): void {
   const { state, now } = turn;
   const { status, startedAt } = event;
-  set(turn, { polling: false, pollError: event.error, askedAt: startedAt });
+  const ended = { polling: false, pollError: event.error, askedAt: startedAt };
   if (state.process.is !== "running" || status === null) {
     // One that has not opened its socket since it was found lets no client in.
     const shut = event.unreachable && state.status === null && state.gating === null;
     set(turn, {
+      ...ended,
       pollAt: now + state.config.timing.pollFastMs,
       closed: state.closed || shut,
     });
@@ -576,7 +580,7 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   if (inFlux(status)) {
     // Neither the old view nor the new one: what is known stays known until the next poll, and goes
     // stale with its age like any other silence.
-    set(turn, { pollAt: now + FLUX_POLL_MS });
+    set(turn, { ...ended, pollAt: now + FLUX_POLL_MS });
     return;
   }
   const before = state.status;
@@ -598,9 +602,13 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     set(turn, { adopted: false, foundAt: { uuid: stood, seqno: status.lastCommitted } });
   }
   const probe = probeAfter(state, status, { changed });
+  const closed =
+    startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed;
   set(turn, {
+    ...ended,
     status,
     polledAt: startedAt,
+    pollAt: now + pollIntervalMs(state, { status, probe, closed }),
     gcommUuid: status.gcommUuid ?? state.gcommUuid,
     evidenceAt: startedAt >= state.evidenceAt ? Number.NEGATIVE_INFINITY : state.evidenceAt,
     gcommOf: status.gcommUuid === null ? state.gcommOf : state.process,
@@ -615,7 +623,7 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     closedSince: status.connected ? Number.POSITIVE_INFINITY : Math.min(state.closedSince, now),
     closures: status.localState === "Synced" ? 0 : state.closures,
     lastPrimary: lastPrimaryOf(state, status),
-    closed: startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed,
+    closed,
     probe,
     // Progress tells that commits have flowed since the poll before.
     flowedAt: state.probe === "hanging" && probe === "flowing" ? state.polledAt : state.flowedAt,
@@ -630,7 +638,6 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
       lastCommitted: status.lastCommitted,
     });
   }
-  set(turn, { pollAt: now + pollIntervalMs(turn.state) });
 }
 
 /** What has not changed keeps its identity. */
@@ -684,7 +691,7 @@ function probeAfter(
   // Members are being gathered anew: no commit passes until the view has changed.
   if (status.evsState !== null && status.evsState !== "OPERATIONAL") return "hanging";
   // A member that has ended acknowledges nothing.
-  if (endedMembers({ ...state, status }).length > 0) return "hanging";
+  if (endedMembers(state, status).length > 0) return "hanging";
   if (changed) return "off";
   if (state.probe !== "hanging") return state.probe;
   // Only progress, a new view or a probe, which works behind a closed door too, proves that they flow again.
@@ -1060,8 +1067,9 @@ function manage(turn: Turn): void {
   }
   if (now < state.startAt) return;
   if (state.process.is !== "stopped") return;
-  const alone = { ...state, startVerdict: "join" } as const;
-  const verdict = verdictOnStart(state) ?? (joinsPeers(state, now) ? verdictOnStart(alone) : null);
+  const verdict =
+    verdictOnStart(state) ??
+    (joinsPeers(state, now) ? verdictOnStart({ ...state, startVerdict: "join" }) : null);
   if (verdict === null) return;
   // A provider that closes again after a restart refuses its own data: only new data helps.
   const mode = state.closures >= 2 ? "reseed" : verdict;
@@ -1149,16 +1157,15 @@ function pollNow(turn: Turn): void {
   else set(turn, { pollAt: turn.now });
 }
 
-function pollIntervalMs(state: DbServerState): Millis {
+function pollIntervalMs(
+  state: DbServerState,
+  seen: { readonly status: WsrepStatus; readonly probe: Report["probe"]; readonly closed: boolean },
+): Millis {
   const { timing } = state.config;
-  const { status } = state;
+  const { status, probe, closed } = seen;
   if (state.order !== null || state.eviction !== null) return FORM_POLL_MS;
   const calm =
-    state.gating === null &&
-    status?.primary === true &&
-    status.ready &&
-    state.probe !== "hanging" &&
-    !state.closed;
+    state.gating === null && status.primary && status.ready && probe !== "hanging" && !closed;
   return calm ? timing.pollIntervalMs : timing.pollFastMs;
 }
 
@@ -1188,9 +1195,9 @@ function tell(turn: Turn): void {
   // What is over in a moment is no news: client minders would lead everybody away and back.
   if (now < state.reportAt && (!news || goesThrough(state))) return;
   const next = buildReport(state, now, state.reportNumber + 1);
-  number(turn, next);
   const clientTurn = state.clientTurn + 1;
-  set(turn, { reportAt: now + state.config.timing.reportIntervalMs, clientTurn });
+  const reportAt = now + state.config.timing.reportIntervalMs;
+  set(turn, { ...numbered(state, next, now), reportAt, clientTurn });
   const body = { verb: "db_status_report", parameters: next } as const;
   const { arbitrators, servers } = state.config;
   const clients = clientsInTurn(state.config, news ? "all" : clientTurn);
@@ -1216,14 +1223,15 @@ function mayMissATurn(state: DbServerState, now: Millis): boolean {
 }
 
 /** Remembers when a report left: orders quote its number. */
-function number(turn: Turn, report: Report): void {
-  const { state, now } = turn;
-  const young = state.sent.filter((each) => now - each.at <= state.config.timing.orderMaxAgeMs);
-  set(turn, {
-    reportNumber: report.reportNumber,
-    lastReport: report,
-    sent: [...young, { number: report.reportNumber, at: now }].slice(-SENT_MAX),
-  });
+function numbered(
+  state: DbServerState,
+  report: Report,
+  now: Millis,
+): Pick<DbServerState, "reportNumber" | "lastReport" | "sent"> {
+  const { orderMaxAgeMs } = state.config.timing;
+  const sent = state.sent.filter(({ at }) => now - at <= orderMaxAgeMs).slice(1 - SENT_MAX);
+  sent.push({ number: report.reportNumber, at: now });
+  return { reportNumber: report.reportNumber, lastReport: report, sent };
 }
 
 /** Answers those who asked for a fresh report, once a poll begun after their question has ended. */
@@ -1234,8 +1242,8 @@ function answerWaiting(turn: Turn): void {
   const ready = state.waiting.filter((each) => absent || state.askedAt >= each.since);
   if (ready.length === 0) return;
   const report = buildReport(state, turn.now, state.reportNumber + 1);
-  number(turn, report);
-  set(turn, { waiting: state.waiting.filter((each) => !ready.includes(each)), reportAt: turn.now });
+  const waiting = state.waiting.filter((each) => !ready.includes(each));
+  set(turn, { ...numbered(state, report, turn.now), waiting, reportAt: turn.now });
   for (const { ticket } of ready) {
     turn.effects.push({
       do: "reply",

@@ -63,7 +63,7 @@ export function hearWishes(turn: Turn, wishes: NonNullable<Ack["arbitrator"]>): 
 /** Looks, or removes, where that is due. */
 export function tendAside(turn: Turn): void {
   const { aside } = turn.state;
-  if (aside.busy) return;
+  if (aside.busy || (aside.discard.length === 0 && turn.now < aside.lookAt)) return;
   const names = aside.discard.filter((name) => aside.found.some((one) => one.name === name));
   // After a removal that failed `lookAt` lies ahead, which is when it is tried again.
   const waits = turn.now < aside.lookAt && Number.isFinite(aside.lookAt);

@@ -27,8 +27,11 @@ const NOBODY: readonly string[] = [];
  * Members of the present view whose process has ended, by the word of the watchdog that saw it. A
  * report that also says that this very member runs contradicts itself, and proves nothing.
  */
-export function endedMembers(state: DbServerState): readonly string[] {
-  const { status, config } = state;
+export function endedMembers(
+  state: DbServerState,
+  status: WsrepStatus | null = state.status,
+): readonly string[] {
+  const { config } = state;
   if (config.evict === "off" || status === null || !status.connected) return NOBODY;
   let ended: string[] | null = null;
   for (const [id, { report }] of state.peers) {
@@ -104,8 +107,9 @@ export function listen(turn: Turn): void {
   const same =
     unheard.length === state.silent.length &&
     unheard.every((id, index) => state.silent[index] === id);
-  set(turn, { steppedAt: now, listeningSince: since, ...(same ? {} : { silent: unheard }) });
-  set(turn, { apart: isApart(turn.state, now) });
+  const apart = isApart(state, { since, now });
+  const silentNow = same ? state.silent : unheard;
+  set(turn, { steppedAt: now, listeningSince: since, silent: silentNow, apart });
 }
 
 /**
@@ -114,13 +118,17 @@ export function listen(turn: Turn): void {
  * it heals, and would end hanging commits here as done that the others have not (measured: 4 rows in 10
  * cuts of 3 s). So it is sooner than what others count as silence, by one report.
  */
-function isApart(state: DbServerState, now: Millis): boolean {
-  const { status, probe, config, self, peers, listeningSince } = state;
+function isApart(
+  state: DbServerState,
+  listening: { readonly since: Millis; readonly now: Millis },
+): boolean {
+  const { status, probe, config, self, peers } = state;
+  const { since, now } = listening;
   if (status === null || !status.primary || probe !== "hanging") return false;
   const gone = status.members.flatMap(({ uuid, name }) => {
     const server = config.serverByName.get(name);
     if (server === undefined || server.id === self.id) return [];
-    const heardAt = Math.max(listeningSince, peers.get(server.id)?.at ?? listeningSince);
+    const heardAt = Math.max(since, peers.get(server.id)?.at ?? since);
     return now - heardAt >= apartMs(state) ? [uuid] : [];
   });
   return gone.length > 0 && !remainder(state, status, gone).quorum;

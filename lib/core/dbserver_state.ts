@@ -345,7 +345,7 @@ function vouchedUntil(state: DbServerState, names: ReadonlySet<string>): Millis 
       const promised = names.has(server.name) ? state.promises.get(server.id) : undefined;
       if (promised !== undefined) ends.push(promised.until);
     }
-    ends.sort((a, b) => b - a);
+    if (ends.length > 1) ends.sort((a, b) => b - a);
     const needed = Math.ceil(segment.servers.length / 2);
     until = Math.min(until, ends[needed - 1] ?? Number.NEGATIVE_INFINITY);
   }
