@@ -219,7 +219,7 @@ class Process<S, E extends AnyEvent, F extends AnyEffect> {
     this.state = stepped.state;
     for (const effect of stepped.effects) this.#perform(effect, this);
     this.#stepping = false;
-    const queued = this.#queue.shift();
+    const queued = this.#queue.length === 0 ? undefined : this.#queue.shift();
     if (queued !== undefined && this.alive && !this.paused) {
       this.#step(queued);
       return;
@@ -340,6 +340,7 @@ export class World {
   readonly #links: number[] = [];
   #ids = 0;
   #writes = 0;
+  readonly #hostById = new Map<PartyId, Host>();
   readonly #requests = new Map<number, (result: PostResult) => void>();
 
   constructor(plan: WorldPlan) {
@@ -385,6 +386,8 @@ export class World {
       restart: null,
       goBy: () => undefined,
     };
+    for (const { config, host } of this.servers) this.#hostById.set(config.id, host);
+    this.#hostById.set(this.arbiter.id, this.arbiter.host);
     this.galera.genesis(
       servers.map((_, node) => node),
       { fenced: true },
@@ -1227,8 +1230,7 @@ export class World {
   }
 
   #hostOf(id: PartyId): Host | null {
-    if (id === this.arbiter.id) return this.arbiter.host;
-    return this.servers.find((server) => server.config.id === id)?.host ?? null;
+    return this.#hostById.get(id) ?? null;
   }
 
   // ---- clients -----------------------------------------------------------------------------
@@ -1266,9 +1268,10 @@ export class World {
       const goOn = () => {
         if (!waiting) return;
         waiting = false;
+        patience.live = false;
         next();
       };
-      this.schedule.after(3000, goOn);
+      const patience = this.schedule.after(3000, goOn);
       this.#carry(home, target.host, 0, () => {
         const view = this.galera.procs[target.node]?.view ?? null;
         const at = this.schedule.now;
