@@ -255,7 +255,7 @@ rules:
 sim seed *args:
     @{{ quote(bun) }} scripts/sim.ts replay "$@"
 
-# Run N simulated histories with fresh seeds
+# Run N simulated histories with fresh seeds on all cores; --seconds S bounds it, --resume FILE goes on from there
 [group('prove it')]
 [no-exit-message]
 sim-run n *args:

@@ -1,66 +1,36 @@
 /**
  * The simulator from the command line.
  *
- *   bun scripts/sim.ts run N [--first SEED] [--heavy] [--kinds a,b] [--seconds S] [--jobs J] [--keep]
+ *   bun scripts/sim.ts run N [--first SEED] [--seconds S] [--resume FILE] [--jobs J] [--heavy] [--keep] [--kinds a,b]
  *   bun scripts/sim.ts replay SEED [--heavy] [--kinds a,b] [--shrink]
  *
- * `run` plays N histories with fresh seeds, prints the first one, and ends at the first violation
- * (with --keep after all): that story is made shorter and told. Its last line has the figures, the
- * counted faults among them. Without --jobs it uses every core. Exit 0 only without a violation.
+ * `run` plays N histories with fresh seeds, prints the first one, tells every few seconds how far it is,
+ * and ends at the first violation (with --keep after all): that story is made shorter and told. Its last
+ * line has the figures, the counted faults among them. Without --jobs it uses every core. A run that was
+ * bounded by --seconds, or interrupted, goes on where it ended if --resume names the same file again.
+ * Exit 0 only without a violation, 130 if it was interrupted.
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import {
-  FAULT_KINDS,
-  type FaultKind,
-  type Outcome,
-  run,
-  type Story,
-  shrink,
-  storyOf,
-} from "../tests/sim/swarm.ts";
+import { UsageError } from "../lib/cli.ts";
+import { formatError } from "../lib/errors.ts";
+import { FAULT_KINDS, run, type Story, shrink, storyOf } from "../tests/sim/swarm.ts";
+import { counted, figures, merge, newTally, type Tally } from "../tests/sim/tally.ts";
+import { readLedger, sumOf, writeLedger } from "../tests/support/ledger.ts";
+import { type HistoryOptions, playMany, work } from "../tests/support/many_histories.ts";
 
 /** Runs that making a story shorter may take. */
 const SHRINK_RUNS = 150;
 const JOBS_MAX = 64;
+/** So often a run says how far it is, and keeps its ledger. */
+const PROGRESS_MS = 10_000;
+const EXIT_INTERRUPTED = 130;
 
-interface Options {
-  readonly heavy: boolean;
-  readonly kinds: readonly FaultKind[];
-  readonly keep: boolean;
+interface RunOptions extends HistoryOptions {
+  readonly first: number | null;
   readonly seconds: number;
-}
-
-/** What became of many histories; plain, so that a worker process can hand it on as one line. */
-interface Tally {
-  histories: number;
-  steps: number;
-  simulatedMs: number;
-  acknowledged: number;
-  lostInFlight: number;
-  lostLate: number;
-  longestOutageMs: number;
-  readonly counts: Record<string, number>;
-  readonly violations: {
-    readonly seed: number;
-    readonly id: string;
-    readonly atMs: number;
-    readonly because: string;
-  }[];
-}
-
-function newTally(): Tally {
-  return {
-    histories: 0,
-    steps: 0,
-    simulatedMs: 0,
-    acknowledged: 0,
-    lostInFlight: 0,
-    lostLate: 0,
-    longestOutageMs: 0,
-    counts: {},
-    violations: [],
-  };
+  readonly jobs: number;
+  readonly ledger: string | null;
 }
 
 async function main(): Promise<number> {
@@ -68,43 +38,43 @@ async function main(): Promise<number> {
     allowPositionals: true,
     options: {
       first: { type: "string" },
-      step: { type: "string", default: "1" },
       heavy: { type: "boolean", default: false },
       shrink: { type: "boolean", default: false },
       seconds: { type: "string" },
+      resume: { type: "string" },
       jobs: { type: "string", default: String(Math.min(availableParallelism(), JOBS_MAX)) },
       keep: { type: "boolean", default: false },
       kinds: { type: "string" },
     },
   });
   const [command, argument] = positionals;
+  if (command === "work") {
+    await work();
+    return 0;
+  }
   const number = Number(argument);
   const jobs = Number(values.jobs);
-  const first = values.first === undefined ? freshSeed() : Number(values.first);
+  const first = values.first === undefined ? null : Number(values.first);
   const seconds = values.seconds === undefined ? Number.POSITIVE_INFINITY : Number(values.seconds);
-  const wrong = [number, first, Number(values.step), jobs].some((n) => !Number.isSafeInteger(n));
+  const wrong = [number, first ?? 0, jobs].some((n) => !Number.isSafeInteger(n));
   if (wrong || Number.isNaN(seconds) || jobs < 1 || jobs > JOBS_MAX) return usage();
   const wanted = values.kinds?.split(",");
   const kinds = FAULT_KINDS.filter((kind) => wanted?.includes(kind) ?? true);
   if (wanted !== undefined && kinds.length !== wanted.length) return usage();
-  const options: Options = { heavy: values.heavy, kinds, keep: values.keep, seconds };
+  const { heavy, keep, resume: ledger = null } = values;
   switch (command) {
     case "run":
-      return await runAll(number, { ...options, first, jobs });
+      return await runAll(number, { heavy, keep, kinds, seconds, first, jobs, ledger });
     case "replay":
-      return replay(storyOf(number, options), { shorten: values.shrink });
-    case "work":
-      console.log(
-        JSON.stringify(runSome(number, { ...options, first, step: Number(values.step) })),
-      );
-      return 0;
+      return replay(storyOf(number, { heavy, kinds }), { shorten: values.shrink });
     default:
       return usage();
   }
 }
 
 function usage(): number {
-  console.error("usage: sim.ts run N [--first SEED] [--seconds S] [--jobs J] [--heavy] [--keep]");
+  console.error("usage: sim.ts run N [--first SEED] [--seconds S] [--resume FILE] [--jobs J]");
+  console.error("                  [--heavy] [--keep]");
   console.error("       sim.ts replay SEED [--heavy] [--shrink]");
   console.error(`       --kinds: ${FAULT_KINDS.join(",")}`);
   return 2;
@@ -114,131 +84,58 @@ function freshSeed(): number {
   return Math.floor(Math.random() * 2 ** 40);
 }
 
-/** Plays N histories, in `jobs` processes, and tells what came of them. */
-async function runAll(
-  count: number,
-  options: Options & { readonly first: number; readonly jobs: number },
-): Promise<number> {
-  const { first, jobs } = options;
-  console.log(`first seed ${first}`);
+/** Plays N histories, or what is left of them by the ledger, and tells what came of all of them. */
+async function runAll(count: number, options: RunOptions): Promise<number> {
+  const { heavy, kinds, ledger: file } = options;
+  const of = sumOf({ heavy, kinds });
+  const before = file === null ? null : readLedger(file, of);
+  const first = before?.first ?? options.first ?? freshSeed();
+  if (options.first !== null && options.first !== first)
+    throw new UsageError(`${file} begins with seed ${first}, not ${options.first}`, {
+      hint: "Leave --first out, or begin a new file",
+    });
+  const from = before?.next ?? first;
+  console.log(`first seed ${first}${from === first ? "" : `, ${from - first} played before`}`);
   const startedAt = performance.now();
-  const tallies =
-    jobs === 1
-      ? [runSome(count, { ...options, step: 1 })]
-      : await Promise.all(
-          Array.from({ length: jobs }, (_, job) => startWorker(count, job, options)),
-        );
-  const seconds = (performance.now() - startedAt) / 1000;
-  const tally = tallies.reduce(merge, newTally());
-  const violations = [...tally.violations].sort((a, b) => a.seed - b.seed);
+  const spent = () => (before?.seconds ?? 0) + (performance.now() - startedAt) / 1000;
+  // What the ledger holds has no violation, unless it was told to go on.
+  const sum = (tally: Tally) => [before?.tally ?? newTally(), tally].reduce(merge, newTally());
+  let interrupted = false;
+  process.on("SIGINT", () => {
+    interrupted = true;
+  });
+  let toldAt = startedAt;
+  const { tally, next } = await playMany({
+    ...options,
+    first: from,
+    count: Math.max(0, first + count - from),
+    worker: [process.execPath, import.meta.path, "work"],
+    isStopped: () => interrupted,
+    onProgress: (soFar, reached) => {
+      const now = performance.now();
+      if (now - toldAt < PROGRESS_MS) return;
+      toldAt = now;
+      const rate = (reached - from) / ((now - startedAt) / 1000);
+      const left = (first + count - reached) / rate / 60;
+      console.log(
+        `  ${reached - first} of ${count}, ${rate.toFixed(0)}/s, ${soFar.violations.length} violations, ${left.toFixed(1)} min to go`,
+      );
+      if (file !== null)
+        writeLedger(file, { of, first, next: reached, seconds: spent(), tally: sum(soFar) });
+    },
+  });
+  const all = sum(tally);
+  if (file !== null) writeLedger(file, { of, first, next, seconds: spent(), tally: all });
+  const violations = [...all.violations].sort((a, b) => a.seed - b.seed);
   for (const { seed, id, atMs, because } of violations)
     console.log(`seed ${seed}: ${id} at ${Math.round(atMs)} ms: ${because}`);
-  for (const [what, times] of Object.entries(tally.counts).sort())
-    if (!what.startsWith(FAULT)) console.log(`  ${what}: ${times}`);
+  for (const line of counted(all)) console.log(`  ${line}`);
   const [worst] = violations;
   if (worst !== undefined) replay(storyOf(worst.seed, options), { shorten: true });
-  console.log(figures(tally, { first, seconds }));
-  return violations.length > 0 ? 1 : 0;
-}
-
-const FAULT = "fault ";
-
-function figures(tally: Tally, at: { readonly first: number; readonly seconds: number }): string {
-  const faults = Object.entries(tally.counts)
-    .filter(([what]) => what.startsWith(FAULT))
-    .sort()
-    .map(([what, times]) => `${what.slice(FAULT.length)} ${times}`);
-  const total = Object.entries(tally.counts).reduce(
-    (sum, [what, times]) => sum + (what.startsWith(FAULT) ? times : 0),
-    0,
-  );
-  const seeds = [...new Set(tally.violations.map(({ seed }) => seed))].slice(0, 12);
-  return [
-    `${tally.histories} histories from seed ${at.first}`,
-    `${tally.violations.length} violations${seeds.length === 0 ? "" : ` (seeds ${seeds.join(" ")})`}`,
-    `${(tally.histories / at.seconds).toFixed(1)} histories/s`,
-    `${Math.round(tally.steps / at.seconds)} events/s`,
-    `${Math.round(tally.simulatedMs / 1000)} s simulated`,
-    `each ${(tally.simulatedMs / 1000 / tally.histories).toFixed(1)} s with ${(total / tally.histories).toFixed(1)} faults and ${Math.round(tally.steps / tally.histories)} events`,
-    `${tally.acknowledged} writes acknowledged`,
-    `${tally.lostInFlight} lost in flight (${tally.lostLate} late)`,
-    `faults: ${faults.join(", ")}`,
-  ].join(", ");
-}
-
-/** Every J-th history in a process of its own. @throws Error if it ends without its figures */
-async function startWorker(
-  count: number,
-  job: number,
-  options: Options & { readonly first: number; readonly jobs: number },
-): Promise<Tally> {
-  const { first, jobs, heavy, keep, kinds, seconds } = options;
-  const share = Math.floor(count / jobs) + (job < count % jobs ? 1 : 0);
-  const worker = Bun.spawn(
-    [
-      process.execPath,
-      import.meta.path,
-      "work",
-      String(share),
-      `--first=${first + job}`,
-      `--step=${jobs}`,
-      `--kinds=${kinds.join(",")}`,
-      ...(heavy ? ["--heavy"] : []),
-      ...(keep ? ["--keep"] : []),
-      ...(Number.isFinite(seconds) ? [`--seconds=${seconds}`] : []),
-    ],
-    { stdout: "pipe", stderr: "inherit" },
-  );
-  const text = await new Response(worker.stdout).text();
-  const status = await worker.exited;
-  if (status !== 0) throw new Error(`worker ${job} ended with status ${status}`);
-  return JSON.parse(text) as Tally;
-}
-
-function runSome(
-  count: number,
-  options: Options & { readonly first: number; readonly step: number },
-): Tally {
-  const startedAt = performance.now();
-  const tally = newTally();
-  for (let index = 0; index < count; index++) {
-    if ((performance.now() - startedAt) / 1000 > options.seconds) break;
-    const seed = options.first + index * options.step;
-    const outcome = run(storyOf(seed, options), { record: false });
-    merge(tally, tallyOf(seed, outcome));
-    if (outcome.violations.length > 0 && !options.keep) break;
-  }
-  return tally;
-}
-
-function tallyOf(seed: number, outcome: Outcome): Tally {
-  const { steps, simulatedMs, acknowledged, lostInFlight, lostLate, longestOutageMs } = outcome;
-  return {
-    histories: 1,
-    steps,
-    simulatedMs,
-    acknowledged,
-    lostInFlight,
-    lostLate,
-    longestOutageMs,
-    counts: Object.fromEntries(outcome.counts),
-    violations: outcome.violations.map((violation) => ({ seed, ...violation })),
-  };
-}
-
-/** Adds the second to the first, and returns it. */
-function merge(into: Tally, more: Tally): Tally {
-  into.histories += more.histories;
-  into.steps += more.steps;
-  into.simulatedMs += more.simulatedMs;
-  into.acknowledged += more.acknowledged;
-  into.lostInFlight += more.lostInFlight;
-  into.lostLate += more.lostLate;
-  into.longestOutageMs = Math.max(into.longestOutageMs, more.longestOutageMs);
-  for (const [what, times] of Object.entries(more.counts))
-    into.counts[what] = (into.counts[what] ?? 0) + times;
-  into.violations.push(...more.violations);
-  return into;
+  else if (next < first + count) console.log(`  next seed ${next}`);
+  console.log(figures(all, { first, seconds: spent() }));
+  if (violations.length > 0) return 1;
+  return interrupted ? EXIT_INTERRUPTED : 0;
 }
 
 /** Tells one history from its beginning; `shorten` leaves out whatever it fails without. */
@@ -270,4 +167,11 @@ function replay(from: Story, options: { readonly shorten: boolean }): number {
   return outcome.violations.length > 0 ? 1 : 0;
 }
 
-if (import.meta.main) process.exitCode = await main();
+if (import.meta.main) {
+  try {
+    process.exitCode = await main();
+  } catch (error) {
+    console.error(formatError(error));
+    process.exitCode = error instanceof UsageError ? 2 : 1;
+  }
+}
