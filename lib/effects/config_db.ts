@@ -9,7 +9,7 @@ import { restamp } from "../config_store.ts";
 import { describeError, MinderError } from "../errors.ts";
 import { CONFIG_FILE_MAX_BYTES, sha256 } from "./config_file.ts";
 import { parseControlAddress } from "./control_socket.ts";
-import { readPassword } from "./mysql.ts";
+import { readPassword } from "./mysql_link.ts";
 
 /** Where the database is, and as whom to ask it. */
 export interface ConfigDbOptions {

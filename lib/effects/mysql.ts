@@ -9,25 +9,23 @@
  * - No poll, fence or command writes a table: their sessions are not replicated.
  * - A probe that hangs stays the only one: no new one starts while the server still runs its statement.
  */
-import { readFileSync } from "node:fs";
-// The callback interface: its connection can be destroyed while it is still being made, which the
-// promise interface hands out only once the server has answered.
-import { type Connection, type ConnectionOptions, createConnection } from "mysql2";
-import { describeError, MinderError } from "../errors.ts";
-import type { Member } from "../message/dbserver.ts";
-import { durationMs, fingerprint, type WsrepStatus } from "../wsrep_status.ts";
+import { describeError } from "../errors.ts";
+import { fingerprint, type WsrepStatus } from "../wsrep_status.ts";
+import { Link, type LinkOptions, MysqlError, type Rows } from "./mysql_link.ts";
+import {
+  entriesOf,
+  optionOf,
+  type PollRows,
+  STATUS_ROWS_SQL,
+  STATUS_SQL,
+  statusFromRows,
+  VARIABLES_SQL,
+  VIEW_BY_PLUGIN_SQL,
+  VIEW_BY_TABLE_SQL,
+} from "./mysql_status.ts";
 
-/** Where the local mariadbd listens. */
-export type MysqlAddress =
-  | { readonly socketPath: string }
-  | { readonly host: string; readonly port: number };
-
-export interface MysqlOptions {
-  readonly address: MysqlAddress;
-  /** Needs SUPER: reject_queries and provider options ask for it, and it gets in at max_connections. */
-  readonly user: string;
-  /** Read at every new connection, so that a changed password needs no restart. Null: no password. */
-  readonly passwordFile: string | null;
+/** The user needs SUPER: reject_queries and provider options ask for it, and it gets in at max_connections. */
+export interface MysqlOptions extends LinkOptions {
   readonly pollTimeoutMs: number;
   readonly probeTimeoutMs: number;
   /** Bound of fence and unfence, reading back included. */
@@ -35,29 +33,6 @@ export interface MysqlOptions {
   /** Bound of every other command. @default 1000 */
   readonly commandTimeoutMs?: number;
 }
-
-/** Why SQL failed; `sql` is an answer of the server, the others are the lack of one. */
-export type MysqlFailure = "timeout" | "unreachable" | "lost" | "denied" | "too_many" | "sql";
-
-/** A failed statement or connection. */
-export class MysqlError extends MinderError {
-  readonly kind: MysqlFailure;
-  /** The server's error number, null where it gave none. */
-  readonly errno: number | null;
-
-  constructor(kind: MysqlFailure, message: string, where: string, errno: number | null = null) {
-    const hint = HINTS[kind];
-    super(message, hint === undefined ? { where } : { where, hint });
-    this.name = "MysqlError";
-    this.kind = kind;
-    this.errno = errno;
-  }
-}
-
-const HINTS: Readonly<Partial<Record<MysqlFailure, string>>> = {
-  denied: "Check database.user, database.passwordFile and the account's grants",
-  too_many: "Raise max_connections or give mariadbd an extra_port",
-};
 
 /** A poll as the core is told of it; `status` null if there was no answer in time. */
 export interface PollResult {
@@ -137,14 +112,7 @@ const CLASSIFY_MS = 250;
 const TORN_RETRIES = 4;
 const TORN_PAUSE_MS = 2;
 const FENCE_RECHECK_MS = 5;
-const REOPEN_MS = 1000;
-const NO_HANDSHAKE = "No handshake from mariadbd within the time limit";
-const UUID = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/gi;
-const WHOLE_UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-const UUID_ZERO = "00000000-0000-0000-0000-000000000000";
 
-const ER_CON_COUNT = 1040;
-const ER_DENIED = new Set([1044, 1045, 1227, 1698]);
 const ER_UNKNOWN_TABLE = 1109;
 const ER_NO_SUCH_TABLE = 1146;
 const ER_BAD_DB = 1049;
@@ -152,192 +120,10 @@ const ER_DEADLOCK = 1213;
 const ER_LOCK_WAIT_TIMEOUT = 1205;
 /** Not Primary, or fenced. */
 const ER_NOT_PREPARED = 1047;
-/** Connection killed, or killed before the answer; a server that goes down says 1053. */
-const ER_KILLED = new Set([1053, 1927, 1317]);
-
-/** Rows of one statement, all values as text. */
-type Rows = readonly (readonly (string | null)[])[];
 
 /** Opens nothing yet: the first call, or `warm()`, does. */
 export function openMysql(options: MysqlOptions): Mysql {
   return new LocalMysql(options);
-}
-
-/** One long-lived connection for one purpose. */
-class Link {
-  readonly #options: MysqlOptions;
-  readonly #purpose: string;
-  readonly #setup: string;
-  #ready: Connection | null = null;
-  #opening: Promise<Connection> | null = null;
-  #closed = false;
-  /** Who waits for an answer: a destroyed connection does not tell them. */
-  readonly #waiting = new Map<Connection, (error: MysqlError) => void>();
-
-  constructor(options: MysqlOptions, purpose: string, setup: string) {
-    this.#options = options;
-    this.#purpose = purpose;
-    this.#setup = setup;
-  }
-
-  /** The server's id of the open connection, null if none is open. */
-  get id(): number | null {
-    return this.#ready?.threadId ?? null;
-  }
-
-  get where(): string {
-    const { address } = this.#options;
-    return "socketPath" in address ? address.socketPath : `${address.host}:${address.port}`;
-  }
-
-  /**
-   * Runs `sql` (one or more statements, one set of rows for each). A connection that turns out to
-   * be dead is made anew and the statements are repeated.
-   * @throws MysqlError
-   */
-  async query(sql: string, timeoutMs: number): Promise<Rows[]> {
-    const deadline = performance.now() + timeoutMs;
-    const wasOpen = this.#ready !== null;
-    try {
-      return await this.#ask(await this.#connection(deadline), sql, deadline);
-    } catch (error) {
-      // The server drops idle connections when it fences or restarts; that shows at the next use.
-      const stale = wasOpen && error instanceof MysqlError && error.kind === "lost";
-      if (!stale) throw error;
-      return await this.#ask(await this.#connection(deadline), sql, deadline);
-    }
-  }
-
-  /** Runs `sql` on the connection with that server id or not at all. @throws MysqlError */
-  async queryOn(id: number, sql: string, timeoutMs: number): Promise<Rows[]> {
-    if (this.#ready === null || this.#ready.threadId !== id) {
-      throw this.#error("lost", "The connection broke between two statements");
-    }
-    return await this.#ask(this.#ready, sql, performance.now() + timeoutMs);
-  }
-
-  /** Connects if it is not connected. @throws MysqlError */
-  async open(timeoutMs: number): Promise<void> {
-    await this.#connection(performance.now() + timeoutMs);
-  }
-
-  /** Cuts the connection, whatever it is waiting for. */
-  drop(): void {
-    if (this.#ready !== null) this.#forget(this.#ready);
-  }
-
-  close(): void {
-    this.#closed = true;
-    this.drop();
-  }
-
-  async #connection(deadline: number): Promise<Connection> {
-    if (this.#closed) throw new MysqlError("lost", "Cannot query: closed", this.where);
-    if (this.#ready !== null) return this.#ready;
-    this.#opening ??= this.#connect(deadline).finally(() => {
-      this.#opening = null;
-    });
-    // Whoever joins an opening that another began keeps a bound of its own.
-    return await within(this.#opening, deadline, () => this.#error("timeout", NO_HANDSHAKE));
-  }
-
-  /** A connection that the server has closed is replaced at once, once: the next use finds it warm. */
-  #reopen(connection: Connection): void {
-    const wasReady = this.#ready === connection;
-    this.#forget(connection);
-    if (!wasReady || this.#closed) return;
-    this.open(REOPEN_MS).catch(() => {
-      // A server that is gone: the next use tells its caller.
-    });
-  }
-
-  async #connect(deadline: number): Promise<Connection> {
-    const { address, user, passwordFile } = this.#options;
-    const settings: ConnectionOptions = {
-      ...("socketPath" in address
-        ? { socketPath: address.socketPath }
-        : { host: address.host, port: address.port }),
-      user,
-      password: passwordFile === null ? "" : this.#password(passwordFile),
-      multipleStatements: true,
-      rowsAsArray: true,
-      // Every value as text: seqnos and counters exceed what a double holds (conf_id is 2^64 - 1).
-      typeCast: (field) => field.string(),
-      // Its own bound stays above ours, which covers the handshake too.
-      connectTimeout: 60_000,
-      connectAttributes: { program_name: `galera-minder ${this.#purpose}` },
-    };
-    const connection = createConnection(settings);
-    // An idle connection that breaks has nobody else to tell; the next use opens another.
-    connection.on("error", () => this.#reopen(connection));
-    connection.on("end", () => this.#reopen(connection));
-    await bounded<void>(
-      connection,
-      deadline,
-      () => this.#error("timeout", NO_HANDSHAKE),
-      (done, fail) => {
-        connection.connect((error) => (error === null ? done() : fail(this.#typed(error))));
-      },
-    );
-    try {
-      await this.#ask(connection, this.#setup, deadline);
-    } catch (error) {
-      connection.destroy();
-      throw error;
-    }
-    if (this.#closed) {
-      connection.destroy();
-      throw new MysqlError("lost", "Cannot query: closed", this.where);
-    }
-    this.#ready = connection;
-    return connection;
-  }
-
-  async #ask(connection: Connection, sql: string, deadline: number): Promise<Rows[]> {
-    try {
-      return await bounded<Rows[]>(
-        connection,
-        deadline,
-        () => this.#error("timeout", "No answer from mariadbd within the time limit"),
-        (done, fail) => {
-          this.#waiting.set(connection, fail);
-          connection.query(sql, (error, results) => {
-            if (error === null) done(rowSets(results));
-            else fail(this.#typed(error));
-          });
-        },
-      );
-    } catch (error) {
-      if (error instanceof MysqlError && error.kind !== "sql") this.#forget(connection);
-      throw error;
-    } finally {
-      this.#waiting.delete(connection);
-    }
-  }
-
-  #password(file: string): string {
-    try {
-      return readPassword(file);
-    } catch (error) {
-      throw new MysqlError("denied", describeError(error), file);
-    }
-  }
-
-  #forget(connection: Connection): void {
-    connection.destroy();
-    if (this.#ready === connection) this.#ready = null;
-    this.#waiting.get(connection)?.(this.#error("lost", "The connection to mariadbd was lost"));
-  }
-
-  #error(kind: MysqlFailure, message: string): MysqlError {
-    return new MysqlError(kind, `${message} (${this.#purpose})`, this.where);
-  }
-
-  #typed(error: unknown): MysqlError {
-    const errno = errnoOf(error);
-    const text = errno === null ? describeError(error) : `${describeError(error)} (${errno})`;
-    return new MysqlError(kindOf(error, errno), text, this.where, errno);
-  }
 }
 
 class LocalMysql implements Mysql {
@@ -711,62 +497,6 @@ const CREATE_PROBE_SQL =
  */
 const CAUSAL_READ_SQL = "SET SESSION wsrep_sync_wait=1; SELECT 1; SET SESSION wsrep_sync_wait=0";
 
-/**
- * View and members out of the plugin wsrep_info: it shows the present view, non-Primary ones too
- * (measured: 2+0 of 2, member list and status change together), in 0.1 ms.
- */
-const VIEW_BY_PLUGIN_SQL =
-  "SELECT s.CLUSTER_STATUS, s.CLUSTER_SIZE, m.UUID, m.NAME, m.ADDRESS" +
-  " FROM information_schema.WSREP_STATUS s LEFT JOIN information_schema.WSREP_MEMBERSHIP m ON 1";
-
-/** Without the plugin: the members of the last Primary view, to be cut down by addresses. */
-const VIEW_BY_TABLE_SQL =
-  "SELECT NULL, NULL, node_uuid, node_name, node_incoming_address FROM mysql.wsrep_cluster_members";
-
-/** What a poll needs of the status: a third of all that Galera shows. */
-const STATUS_NAMES = [
-  "wsrep_cluster_conf_id",
-  "wsrep_cluster_size",
-  "wsrep_cluster_state_uuid",
-  "wsrep_cluster_status",
-  "wsrep_cluster_weight",
-  "wsrep_connected",
-  "wsrep_evs_evict_list",
-  "wsrep_evs_state",
-  "wsrep_flow_control_active",
-  "wsrep_flow_control_paused_ns",
-  "wsrep_gcomm_uuid",
-  "wsrep_incoming_addresses",
-  "wsrep_last_committed",
-  "wsrep_local_recv_queue",
-  "wsrep_local_state_comment",
-  "wsrep_provider_version",
-  "wsrep_ready",
-] as const;
-
-/**
- * As one cell: each row costs the reader a packet, and 65 of them were most of what a poll cost.
- * SESSION: the wsrep values are the same, and it spares summing up over all threads.
- */
-const STATUS_SQL =
-  "SELECT JSON_OBJECTAGG(LOWER(VARIABLE_NAME), VARIABLE_VALUE)" +
-  " FROM information_schema.SESSION_STATUS" +
-  ` WHERE VARIABLE_NAME IN (${STATUS_NAMES.map((name) => `'${name}'`).join(", ")})`;
-
-const STATUS_ROWS_SQL = "SHOW SESSION STATUS LIKE 'wsrep\\_%'";
-
-/** What a poll needs of the provider's options. */
-const OPTION_NAMES = ["pc.weight", "evs.join_retrans_period", "evs.keepalive_period"] as const;
-
-/** The options are one text of 3 kB: what is needed is cut out where it is, and has the same form. */
-const OPTIONS_SQL = `CONCAT_WS('; ', ${OPTION_NAMES.map(
-  (name) =>
-    `CONCAT('${name} = ', SUBSTRING_INDEX(SUBSTRING_INDEX(` +
-    `@@global.wsrep_provider_options, '${name} = ', -1), ';', 1))`,
-).join(", ")})`;
-
-const VARIABLES_SQL = `SELECT @@global.wsrep_reject_queries, @@global.read_only, ${OPTIONS_SQL}, @@global.version`;
-
 /** A wait for a lock of this server: FLUSH TABLES WITH READ LOCK, LOCK TABLES, a schema change. */
 const LOCK_STATE = /^Waiting for .*\block\b/i;
 
@@ -797,230 +527,4 @@ function hangingSql(id: number): string {
     " '^[[:space:]]*(ALTER|CREATE|DROP|RENAME|TRUNCATE|OPTIMIZE|ANALYZE|REPAIR)[[:space:]]'" +
     ` AND ID <> ${id} ORDER BY TIME_MS DESC LIMIT 1`
   );
-}
-
-/** The answer to one poll, set by set. */
-export interface PollRows {
-  readonly source: "plugin" | "table";
-  readonly members: Rows;
-  /** Names and values. */
-  readonly status: Rows;
-  readonly variables: Rows;
-}
-
-/** A poll's rows as a status. `torn`: view and status were read on two sides of a change. */
-export function statusFromRows(rows: PollRows): { status: WsrepStatus; torn: boolean } {
-  const values = new Map(rows.status.map((row) => [row[0] ?? "", row[1] ?? ""]));
-  const [rejectQueries, readOnly, providerOptions, version] = rows.variables[0] ?? [];
-  const primary = values.get("wsrep_cluster_status") === "Primary";
-  const gcommUuid = uuidOf(values.get("wsrep_gcomm_uuid"));
-  // After an incremental transfer that failed half way the provider is closed, and nothing resets
-  // wsrep_connected: what is gone is the group's own name for this server (measured).
-  const connected = values.get("wsrep_connected") === "ON" && gcommUuid !== null;
-  const size = numberOf(values.get("wsrep_cluster_size")) ?? 0;
-  const listed = rows.members.filter((row) => row[2] != null);
-  const view = rows.members[0];
-  const behind = (view?.[0] === "primary") !== primary || Number(view?.[1] ?? 0) !== size;
-  // The plugin learns of a view only once wsrep_notify_cmd has returned, the status before it is
-  // called. What members a shrunken or promoted view has is told by the addresses meanwhile.
-  const inView =
-    rows.source === "plugin" && !behind
-      ? listed
-      : present(listed, values.get("wsrep_incoming_addresses") ?? "");
-  // A list of the wrong length is of another view: no list is better than that.
-  const members = connected && inView.length === size ? (membersOf(inView) ?? []) : [];
-  const torn = connected && rows.source === "plugin" && behind && members.length === 0;
-  const stateUuid = uuidOf(values.get("wsrep_cluster_state_uuid"));
-  const options = providerOptions ?? "";
-  const weight = connected ? countOf(optionOf(options, "pc.weight")) : null;
-  return {
-    torn,
-    status: {
-      primary,
-      ready: values.get("wsrep_ready") === "ON",
-      connected,
-      stateUuid: stateUuid === UUID_ZERO ? null : stateUuid,
-      confId: confIdOf(values.get("wsrep_cluster_conf_id")),
-      lastCommitted: countOf(values.get("wsrep_last_committed")) ?? -1,
-      localState: wordOf(values.get("wsrep_local_state_comment")),
-      gcommUuid,
-      evsState: wordOf(values.get("wsrep_evs_state")) || null,
-      members,
-      weight,
-      clusterWeight: countOf(values.get("wsrep_cluster_weight")),
-      flowControlPausedNs: countOf(values.get("wsrep_flow_control_paused_ns")) ?? 0,
-      flowControlActive: values.get("wsrep_flow_control_active") === "true",
-      recvQueue: countOf(values.get("wsrep_local_recv_queue")) ?? 0,
-      rejecting: rejectQueries != null && rejectQueries !== "NONE",
-      readOnly: readOnly === "1",
-      joinRetransMs: durationMs(optionOf(options, "evs.join_retrans_period")),
-      keepaliveMs: durationMs(optionOf(options, "evs.keepalive_period")),
-      evictList: values.get("wsrep_evs_evict_list")?.toLowerCase().match(UUID) ?? [],
-      serverVersion: wordOf(version),
-      providerVersion: wordOf(values.get("wsrep_provider_version")),
-    },
-  };
-}
-
-/** The number of a Primary view; what is shown outside of one, and for a moment at its beginning, is none. */
-function confIdOf(value: string | undefined): string | null {
-  return value === undefined || value === NO_CONF_ID ? null : value;
-}
-
-const NO_CONF_ID = "18446744073709551615";
-
-/** Names and values out of one JSON object of texts; null if it is none. */
-function entriesOf(json: string): Rows | null {
-  try {
-    const entries = Object.entries(JSON.parse(json) as object);
-    return entries.every(([, value]) => typeof value === "string") ? entries : null;
-  } catch {
-    return null;
-  }
-}
-
-/** Rows of the last Primary view whose address is in the present one; garbd has an empty address. */
-function present(rows: Rows, incoming: string): Rows {
-  if (incoming === "") return [];
-  const addresses = incoming.split(",").map((address) => address.trim());
-  return rows.filter((row) => addresses.includes(row[4] ?? ""));
-}
-
-/** Null if one of them has no UUID: a list that lacks a member would be that of another view. */
-function membersOf(rows: Rows): readonly Member[] | null {
-  const members: Member[] = [];
-  for (const row of rows) {
-    const uuid = uuidOf(row[2]);
-    if (uuid === null) return null;
-    members.push({ uuid, name: wordOf(row[3], NAME_MAX) });
-  }
-  return members.length <= MEMBERS_MAX ? members : null;
-}
-
-/** As a report holds them (lib/message/dbserver.ts): a report that is refused leaves a server unheard. */
-const WORD_MAX = 64;
-const NAME_MAX = 128;
-/** Members whose UUIDs fit into a fingerprint. */
-const MEMBERS_MAX = 100;
-
-/** A text of the server, cut to what a report holds and to whole characters. */
-function wordOf(text: string | null | undefined, max = WORD_MAX): string {
-  return (text ?? "").slice(0, max).toWellFormed();
-}
-
-function uuidOf(text: string | null | undefined): string | null {
-  return text != null && WHOLE_UUID.test(text) ? text.toLowerCase() : null;
-}
-
-/** A number that cannot be negative. */
-function countOf(text: string | null | undefined): number | null {
-  const value = numberOf(text);
-  return value === null || value < 0 ? null : value;
-}
-
-/** A count as a number; null if absent, not a number, or the "none" of unsigned counters. */
-function numberOf(text: string | null | undefined): number | null {
-  if (text === null || text === undefined || text === "") return null;
-  const value = Number(text);
-  return Number.isSafeInteger(value) ? value : null;
-}
-
-/** One value of `a = 1; b = 2`. */
-function optionOf(options: string, key: string): string | null {
-  for (const part of options.split(";")) {
-    const at = part.indexOf("=");
-    if (at > 0 && part.slice(0, at).trim() === key) return part.slice(at + 1).trim();
-  }
-  return null;
-}
-
-/** Settles as `promise` does, or throws what `late` makes. */
-async function within<T>(
-  promise: Promise<T>,
-  deadline: number,
-  late: () => MysqlError,
-): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  try {
-    return await new Promise<T>((resolve, reject) => {
-      timer = setTimeout(() => reject(late()), Math.max(0, deadline - performance.now()));
-      promise.then(resolve, reject);
-    });
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/** Settles `start`, or destroys the connection and throws what `late` makes. */
-async function bounded<T>(
-  connection: Connection,
-  deadline: number,
-  late: () => MysqlError,
-  start: (done: (value: T) => void, fail: (error: MysqlError) => void) => void,
-): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  try {
-    return await new Promise<T>((resolve, reject) => {
-      timer = setTimeout(
-        () => {
-          connection.destroy();
-          reject(late());
-        },
-        Math.max(0, deadline - performance.now()),
-      );
-      start(resolve, reject);
-    });
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/** One set of rows per statement; a statement without rows gives an empty one. */
-function rowSets(results: unknown): Rows[] {
-  if (!Array.isArray(results)) return [[]];
-  const many = results.length > 0 && results.every((set) => !isRow(set));
-  const sets = many ? results : [results];
-  return sets.map((set) => (Array.isArray(set) ? set.filter(isRow) : []));
-}
-
-/** Rows come as arrays of text and nulls; a set is an array of rows, or an object for "OK". */
-function isRow(value: unknown): value is (string | null)[] {
-  return (
-    Array.isArray(value) &&
-    value.length > 0 &&
-    value.every((cell) => cell === null || typeof cell === "string")
-  );
-}
-
-function errnoOf(error: unknown): number | null {
-  if (typeof error !== "object" || error === null || !("errno" in error)) return null;
-  const { errno } = error;
-  // System errors have negative ones.
-  return typeof errno === "number" && errno > 0 ? errno : null;
-}
-
-function kindOf(error: unknown, errno: number | null): MysqlFailure {
-  if (errno !== null) {
-    if (errno === ER_CON_COUNT) return "too_many";
-    if (ER_KILLED.has(errno)) return "lost";
-    return ER_DENIED.has(errno) ? "denied" : "sql";
-  }
-  const code =
-    typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
-  return /^(ECONNREFUSED|ENOENT|EHOSTUNREACH|ENETUNREACH|EACCES|ENOTFOUND)$/.test(code)
-    ? "unreachable"
-    : "lost";
-}
-
-/** First line of the file. @throws MinderError */
-export function readPassword(file: string): string {
-  try {
-    return readFileSync(file, "utf8").split(/\r?\n/, 1)[0] ?? "";
-  } catch (cause) {
-    throw new MinderError("Cannot read the database password", {
-      where: file,
-      hint: "The file holds the password in its first line and must be readable by the watchdog",
-      cause,
-    });
-  }
 }

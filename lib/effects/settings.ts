@@ -4,7 +4,7 @@ import { createConnection, type RowDataPacket } from "mysql2/promise";
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
 import type { Examined, NotifyFacts, ServerFacts } from "../doctor.ts";
 import { describeError } from "../errors.ts";
-import { readPassword } from "./mysql.ts";
+import { readPassword } from "./mysql_link.ts";
 
 const CONNECT_TIMEOUT_MS = 2_000;
 const QUERY_TIMEOUT_MS = 5_000;

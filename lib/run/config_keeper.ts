@@ -8,7 +8,6 @@ import * as v from "valibot";
 import { loadConfigFile, UsageError } from "../cli.ts";
 import type { ClusterConfig } from "../cluster_config.ts";
 import { activate, type NodeFile, type OfferOptions, offer } from "../config_store.ts";
-import { openConfigDb } from "../effects/config_db.ts";
 import { type ConfigDocument, parseDocument } from "../effects/config_file.ts";
 import {
   type ConfigCopy,
@@ -171,6 +170,8 @@ class Keeper implements ConfigKeeper {
     const former = this.#former === null ? null : this.#parse(this.#former);
     const here = [active, held, former].find((each) => each?.mark.checksum === mark.checksum);
     if (here !== undefined && here !== null) return here;
+    // A whole database client, which only those need who come here.
+    const { openConfigDb } = await import("../effects/config_db.ts");
     const db = await openConfigDb(dbOptions(this.node));
     try {
       const row = await db.read(mark.version);

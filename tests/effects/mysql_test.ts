@@ -1,14 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Connection, createConnection } from "mysql2/promise";
+import { type Connection, createConnection, type RowDataPacket } from "mysql2/promise";
 import { startArguments } from "../../lib/effects/datadir.ts";
-import {
-  type Mysql,
-  type MysqlOptions,
-  openMysql,
-  statusFromRows,
-} from "../../lib/effects/mysql.ts";
+import { type Mysql, type MysqlOptions, openMysql } from "../../lib/effects/mysql.ts";
 import { manageProcess, type ServerProcess } from "../../lib/effects/process.ts";
 import { fingerprint, type WsrepStatus } from "../../lib/wsrep_status.ts";
 import { type Mariadbd, makeMariadbd, until } from "../support/mariadbd.ts";
@@ -16,98 +11,6 @@ import { type Mariadbd, makeMariadbd, until } from "../support/mariadbd.ts";
 const made = await makeMariadbd();
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const SLACK_MS = 300;
-
-/** What a member list of two servers with a third party looks like when read. */
-const MEMBER = "987c3e9c-e6b5-11f1-b5d7-5a1256aad92a";
-const OTHER = "987c3e9c-e6b5-11f1-b5d7-5a1256aad92b";
-
-function rowsOf(values: Readonly<Record<string, string>>, overrides: object = {}) {
-  return {
-    source: "plugin" as const,
-    members: [
-      ["primary", "2", MEMBER, "a", "1:1"],
-      ["primary", "2", OTHER, "garb", ""],
-    ],
-    status: Object.entries({
-      wsrep_cluster_status: "Primary",
-      wsrep_connected: "ON",
-      wsrep_cluster_size: "2",
-      wsrep_gcomm_uuid: MEMBER,
-      ...values,
-    }),
-    variables: [["NONE", "0", "a.b = 1; pc.weight = 3; c = ", "10.11"]],
-    ...overrides,
-  };
-}
-
-describe("statusFromRows()", () => {
-  test("takes the members of the present view, garbd among them", () => {
-    const { status, torn } = statusFromRows(rowsOf({ wsrep_cluster_state_uuid: MEMBER }));
-    expect(torn).toBe(false);
-    expect(status).toMatchObject({
-      primary: true,
-      members: [
-        { uuid: MEMBER, name: "a" },
-        { uuid: OTHER, name: "garb" },
-      ],
-      weight: 3,
-      stateUuid: MEMBER,
-    });
-  });
-
-  test("calls a read torn when view and status disagree, and lists no members of another size", () => {
-    expect(statusFromRows(rowsOf({ wsrep_cluster_status: "non-Primary" })).torn).toBe(true);
-    const { status, torn } = statusFromRows(rowsOf({ wsrep_cluster_size: "1" }));
-    expect({ torn, members: status.members }).toEqual({ torn: true, members: [] });
-  });
-
-  test("knows no view, weight or seqno where the provider is closed", () => {
-    const { status, torn } = statusFromRows(
-      rowsOf({
-        wsrep_cluster_status: "Disconnected",
-        wsrep_connected: "OFF",
-        wsrep_cluster_state_uuid: "00000000-0000-0000-0000-000000000000",
-        wsrep_last_committed: "18446744073709551615",
-      }),
-    );
-    expect(torn).toBe(false);
-    expect(status).toMatchObject({
-      primary: false,
-      connected: false,
-      members: [],
-      stateUuid: null,
-      weight: null,
-      lastCommitted: -1,
-    });
-  });
-
-  test("takes a provider for closed that has no name in the group, though it says connected", () => {
-    // As MariaDB 10.11.19 shows it for ever after "Receiving IST failed, node restart required".
-    const { status } = statusFromRows(
-      rowsOf({
-        wsrep_cluster_status: "non-Primary",
-        wsrep_local_state_comment: "Joining",
-        wsrep_cluster_size: "3",
-        wsrep_gcomm_uuid: "",
-      }),
-    );
-    expect(status).toMatchObject({ connected: false, members: [], gcommUuid: null });
-  });
-
-  test("without the plugin cuts the last Primary view down to the present addresses", () => {
-    const members = [
-      [null, null, MEMBER, "a", "h1:3306"],
-      [null, null, OTHER, "b", "h2:3306"],
-    ];
-    const table = { source: "table", members };
-    const alone = { wsrep_cluster_size: "1", wsrep_incoming_addresses: "h1:3306" };
-    expect(statusFromRows(rowsOf(alone, table)).status.members).toEqual([
-      { uuid: MEMBER, name: "a" },
-    ]);
-    const unclear = { wsrep_cluster_size: "2", wsrep_incoming_addresses: "h1:3306,h9:3306" };
-    expect(statusFromRows(rowsOf(unclear, table)).status.members).toEqual([]);
-  });
-});
 
 describe("without a server", () => {
   const nowhere = { user: "x", passwordFile: null, ...limits() };
@@ -372,6 +275,12 @@ describe.skipIf(made === null)("beside a mariadbd", () => {
 
   test("at max_connections a user with SUPER still gets in", async () => {
     const many = await Promise.all(Array.from({ length: 6 }, () => client()));
+    const [watcher = await client()] = many;
+    await until("those that were cut have left", 5000, async () => {
+      const threads = "SHOW STATUS LIKE 'Threads_connected'";
+      const [rows] = await watcher.query<RowDataPacket[]>(threads);
+      return Number(rows[0]?.["Value"]) <= 10;
+    });
     await many[0]?.query("SET GLOBAL max_connections=10");
     const late = openMysql(optionsFor(server));
     const { status: seen, error } = await late.poll();
@@ -405,6 +314,24 @@ describe.skipIf(made === null)("beside a mariadbd", () => {
     writeFileSync(passwordFile, "right\n");
     expect((await other.poll()).status?.primary).toBe(true);
     other.close();
+  });
+
+  test("an account may be of the system's user; one that wants another login is told which", async () => {
+    const root = await client();
+    // Whoever runs this test, who may be root.
+    const me = Bun.spawnSync(["id", "-un"]).stdout.toString().trim();
+    await root.query(
+      `CREATE OR REPLACE USER '${me}'@localhost IDENTIFIED VIA mysql_native_password USING 'invalid' OR unix_socket`,
+    );
+    await root.query(`GRANT ALL ON *.* TO '${me}'@localhost WITH GRANT OPTION`);
+    const own = openMysql({ ...optionsFor(server), user: me });
+    expect((await own.poll()).error).toBeNull();
+    own.close();
+    await root.query("CREATE USER odd@localhost IDENTIFIED VIA mysql_old_password");
+    const odd = openMysql({ ...optionsFor(server), user: "odd" });
+    const { error } = await odd.poll();
+    expect(error).toMatch(/mysql_old_password|1045|1275/);
+    odd.close();
   });
 
   test("forms no Primary in a Primary view", async () => {

@@ -14,7 +14,7 @@ import { parseGrastate } from "../../lib/effects/datadir.ts";
 import { parseGetinfo } from "../../lib/effects/glbd.ts";
 import { parseTable } from "../../lib/effects/haproxy.ts";
 import { postMessage } from "../../lib/effects/http.ts";
-import { type PollRows, statusFromRows } from "../../lib/effects/mysql.ts";
+import { type PollRows, statusFromRows } from "../../lib/effects/mysql_status.ts";
 import { MinderError } from "../../lib/errors.ts";
 import { BODY_MAX_BYTES, type PartyId } from "../../lib/message/envelope.ts";
 import {
