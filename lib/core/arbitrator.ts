@@ -24,8 +24,10 @@ import { evictionOfFew, type Reporter } from "./arbitrator_evict.ts";
 import {
   obeyPerson,
   standingFor,
-  tendDiscards,
+  standingSinceStart,
+  tendDeadlines,
   tendSwitchover,
+  tendWishes,
   wishesFor,
 } from "./arbitrator_orders.ts";
 import { chooseBootstrap, joiningAfter, startVerdict } from "./arbitrator_outage.ts";
@@ -100,12 +102,7 @@ function initial(start: ArbitratorStart, now: Millis): ArbitratorState {
       ? now + start.config.timing.promotionWindowMs
       : Number.NEGATIVE_INFINITY,
     person: null,
-    discards: new Map(),
-    startOrders: new Map(),
-    // Monotonic time does not outlive the process, so deadlines start anew.
-    standingSince: new Map(
-      start.durable.standing.map(({ verb, about }) => [`${verb} ${about}`, now]),
-    ),
+    standingSince: standingSinceStart(start.durable, now),
     undo: null,
     lookAt: now,
     // After a restart: whatever was ordered before may be obeyed yet.
@@ -172,6 +169,7 @@ function step(
       return unreachable(event);
   }
   considerConfig(turn);
+  tendDeadlines(turn);
   survey(turn);
   decide(turn);
   if (event.on === "message") answer(turn, event);
@@ -262,7 +260,7 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
     set(turn, { observing: `the store is older than the servers: ${because}` });
     log(turn, "observing", { because });
   }
-  tendDiscards(turn, from, report);
+  tendWishes(turn, from, report);
   completeGrant(turn, from, report);
   noteView(turn, from, report);
   closeEpoch(turn, report);

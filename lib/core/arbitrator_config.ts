@@ -148,6 +148,7 @@ function follow(turn: Turn): void {
     config: { active: mark, former: null },
     draining: durable.draining.filter(known),
     retired: durable.retired.filter(known),
+    wishes: durable.wishes.filter(({ server }) => known(server)),
   });
   turn.effects.push({ do: "adopt", mark });
   log(turn, "config_settled", { version: mark.version });

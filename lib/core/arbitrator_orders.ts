@@ -14,8 +14,10 @@ import {
 } from "./arbitrator_plan.ts";
 import { clip } from "./arbitrator_rules.ts";
 import {
+  type ArbitratorDurable,
   type ArbitratorState,
   activeServers,
+  deadlineKey,
   EPOCHS_MAX,
   standingOf,
   youngReport,
@@ -98,11 +100,14 @@ function carryOut(turn: Turn, order: Order, change: Change): void {
       rearm(turn);
       return;
     case "wish": {
-      // In memory only: an arbitrator that is restarted forgets it, and nothing happens.
-      const startOrders = new Map(turn.state.startOrders);
-      for (const id of change.start) startOrders.set(id, (startOrders.get(id) ?? 0) + 1);
-      const discards = new Map([...turn.state.discards, ...change.discard]);
-      set(turn, { startOrders, discards });
+      const wishes = new Map(turn.state.durable.wishes.map((wish) => [wish.server, wish]));
+      const wishOf = (server: PartyId) => wishes.get(server) ?? { server, discard: [], starts: 0 };
+      for (const id of change.start) {
+        const wish = wishOf(id);
+        wishes.set(id, { ...wish, starts: wish.starts + 1 });
+      }
+      for (const [id, discard] of change.discard) wishes.set(id, { ...wishOf(id), discard });
+      keepInMind(turn, { wishes: [...wishes.values()] });
       for (const to of [...change.start, ...change.discard.keys()]) askAnew(turn, order, to);
       return;
     }
@@ -125,30 +130,42 @@ function askAnew(turn: Turn, order: Order, to: PartyId): void {
   });
 }
 
+/** A store that is not to be trusted is left alone: what is written would pass for one after a restart. */
+function keepInMind(
+  turn: Turn,
+  change: Pick<ArbitratorDurable, "wishes"> | Pick<ArbitratorDurable, "deadlines">,
+): void {
+  if (turn.state.observing === null) note(turn, change);
+  else set(turn, { durable: { ...turn.state.durable, ...change } });
+}
+
 /** What people want of a server, for the answer to its report. */
 export function wishesFor(
   state: ArbitratorState,
   id: PartyId,
 ): { readonly discard?: readonly string[]; readonly startOrders?: number } {
-  const discard = state.discards.get(id);
-  const startOrders = state.startOrders.get(id);
+  const wish = state.durable.wishes.find(({ server }) => server === id);
+  if (wish === undefined) return {};
+  const { discard, starts } = wish;
   return {
-    ...(discard === undefined ? {} : { discard }),
-    ...(startOrders === undefined ? {} : { startOrders }),
+    ...(discard.length === 0 ? {} : { discard }),
+    ...(starts === 0 ? {} : { startOrders: starts }),
   };
 }
 
-/** What a server no longer reports as set aside is gone. */
-export function tendDiscards(turn: Turn, from: PartyId, report: Report): void {
-  const wanted = turn.state.discards.get(from);
-  if (wanted === undefined) return;
-  const left = wanted.filter((name) => report.aside?.some((one) => one.name === name));
-  if (left.length === wanted.length) return;
-  const discards = new Map(turn.state.discards);
-  if (left.length === 0) discards.delete(from);
-  else discards.set(from, left);
-  set(turn, { discards });
-  log(turn, "discarded", { server: from, left });
+/** What has come true is wanted no longer: old data that a server does not report, a start of one that runs. */
+export function tendWishes(turn: Turn, from: PartyId, report: Report): void {
+  const { wishes } = turn.state.durable;
+  const wish = wishes.find(({ server }) => server === from);
+  if (wish === undefined) return;
+  const discard = wish.discard.filter((name) => report.aside?.some((one) => one.name === name));
+  const starts = report.running === "up" ? 0 : wish.starts;
+  const gone = discard.length < wish.discard.length;
+  if (!gone && starts === wish.starts) return;
+  const others = wishes.filter((one) => one !== wish);
+  const over = discard.length === 0 && starts === 0;
+  keepInMind(turn, { wishes: over ? others : [...others, { server: from, discard, starts }] });
+  if (gone) log(turn, "discarded", { server: from, left: discard });
 }
 
 /** Deadlines of orders that are new count from now. */
@@ -156,10 +173,53 @@ function stamp(turn: Turn, before: ReadonlySet<Standing>): void {
   const { state, now } = turn;
   const since = new Map<string, Millis>();
   for (const standing of state.durable.standing) {
-    const key = `${standing.verb} ${standing.about}`;
+    const key = deadlineKey(standing);
     since.set(key, before.has(standing) ? (state.standingSince.get(key) ?? now) : now);
   }
   set(turn, { standingSince: since });
+}
+
+/**
+ * Since when the orders of an earlier life stand: monotonic time does not outlive the process, so what
+ * was left of a deadline goes on from now. The time between counts for nothing, which is the gentle side:
+ * sessions are cut later, never sooner, than their deadline.
+ */
+export function standingSinceStart(
+  durable: ArbitratorDurable,
+  now: Millis,
+): ReadonlyMap<string, Millis> {
+  const left = new Map(durable.deadlines.map(({ order, leftMs }) => [order, leftMs]));
+  return new Map(
+    durable.standing.map((standing) => {
+      const key = deadlineKey(standing);
+      const { deadlineMs } = standing;
+      const goneMs = deadlineMs === null ? 0 : deadlineMs - (left.get(key) ?? deadlineMs);
+      return [key, now - Math.max(0, goneMs)];
+    }),
+  );
+}
+
+/** A deadline is written down again when so much of it has passed: what a restart may add to it. */
+const DEADLINE_STEP_MS = 5_000;
+
+/** Writes down what is left of deadlines, now and then while one runs, and at its end. */
+export function tendDeadlines(turn: Turn): void {
+  const { state, now } = turn;
+  const { standing, deadlines } = state.durable;
+  if (standing.length === 0 && deadlines.length === 0) return;
+  const left = standing
+    .filter(({ deadlineMs }) => deadlineMs !== null)
+    .map((each) => ({
+      order: deadlineKey(each),
+      leftMs: Math.max(0, Math.round(deadlineOf(state, each) - now)),
+    }));
+  const noted = new Map(deadlines.map(({ order, leftMs }) => [order, leftMs]));
+  const news = left.some(({ order, leftMs }) => {
+    const before = noted.get(order);
+    if (before === undefined || leftMs > before) return true;
+    return before - leftMs >= DEADLINE_STEP_MS || (leftMs === 0 && before > 0);
+  });
+  if (news || left.length !== deadlines.length) keepInMind(turn, { deadlines: left });
 }
 
 /** Puts an arbitrator that has lost its state back to work, with the servers' memories. */
@@ -230,9 +290,9 @@ const NOTHING = { draining: false, yielding: false, cutting: false } as const;
 
 function deadlineOf(
   state: ArbitratorState,
-  standing: { readonly verb: string; readonly about: string; readonly deadlineMs: Millis | null },
+  standing: Pick<Standing, "verb" | "about" | "deadlineMs">,
 ): Millis {
-  const since = state.standingSince.get(`${standing.verb} ${standing.about}`);
+  const since = state.standingSince.get(deadlineKey(standing));
   if (since === undefined || standing.deadlineMs === null) return Number.POSITIVE_INFINITY;
   return since + standing.deadlineMs;
 }
@@ -276,7 +336,7 @@ function knows(report: Report, own: string, target: string): boolean {
 /** Until then sessions may still have to be cut. */
 function wholeUntil(
   state: ArbitratorState,
-  move: { readonly verb: string; readonly about: string; readonly deadlineMs: Millis | null },
+  move: Pick<Standing, "verb" | "about" | "deadlineMs">,
 ): Millis {
   return move.deadlineMs === null ? Number.NEGATIVE_INFINITY : deadlineOf(state, move) + CUT_MS;
 }

@@ -45,6 +45,15 @@ export interface Grant {
   readonly changesSegment: boolean;
 }
 
+/** What people have ordered of one server, which it hears of with the answer to each report. */
+export interface Wish {
+  readonly server: PartyId;
+  /** Data directories that are to go, until the server no longer reports them. */
+  readonly discard: readonly string[];
+  /** How often a start was ordered, until the server runs. */
+  readonly starts: number;
+}
+
 /** What survives a restart; written with fsync before anything that rests on it leaves the process. */
 export interface ArbitratorDurable {
   readonly storeId: string;
@@ -63,6 +72,10 @@ export interface ArbitratorDurable {
   readonly retired: readonly PartyId[];
   /** Who ordered what stands: one entry for the pause, each drain and retirement, and a switchover. */
   readonly standing: readonly Standing[];
+  /** What people want of single servers, until it is so; a server is in it once. */
+  readonly wishes: readonly Wish[];
+  /** Of standing orders with a deadline: the time that is left, as of the last look at it. */
+  readonly deadlines: readonly { readonly order: string; readonly leftMs: Millis }[];
   /** Where the config comes from the database: the document in force, and the one before it while it counts. */
   readonly config?: { readonly active: ConfigMark; readonly former: ConfigMark | null } | undefined;
 }
@@ -84,6 +97,8 @@ export function newDurable(config: ClusterConfig, storeId: string): ArbitratorDu
     draining: [],
     retired: [],
     standing: [],
+    wishes: [],
+    deadlines: [],
   };
 }
 
@@ -149,10 +164,6 @@ export interface ArbitratorState {
   /** A window in which a second automatic change of segment needs an acknowledgement. */
   readonly windowUntil: Millis;
   readonly person: PersonOrder | null;
-  /** Data directories that people want gone, until the server no longer reports them. */
-  readonly discards: ReadonlyMap<PartyId, readonly string[]>;
-  /** How often people have ordered each server to be tried again. */
-  readonly startOrders: ReadonlyMap<PartyId, number>;
   /** Since when drains and a switchover stand, by what they are about. */
   readonly standingSince: ReadonlyMap<string, Millis>;
   /** What was before the order that is out: an order refused is void. */
@@ -216,6 +227,11 @@ export type ArbitratorEffect =
       readonly event: string;
       readonly fields: Readonly<Record<string, unknown>>;
     };
+
+/** By what a standing order's deadline is kept. */
+export function deadlineKey({ verb, about }: Pick<Standing, "verb" | "about">): string {
+  return `${verb} ${about}`;
+}
 
 /** Standing orders of that kind. */
 export function standingOf(state: ArbitratorState, verb: Standing["verb"]): readonly Standing[] {

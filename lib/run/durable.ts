@@ -3,10 +3,17 @@ import * as v from "valibot";
 import type { ArbitratorDurable } from "../core/arbitrator_state.ts";
 import type { ServerDurable } from "../core/dbserver_io.ts";
 import { BASES, StandingSchema } from "../message/arbitrator.ts";
-import { ConfigMarkSchema, EpochRecordSchema, PositionSchema } from "../message/dbserver.ts";
+import {
+  ASIDE_MAX,
+  AsideNameSchema,
+  ConfigMarkSchema,
+  EpochRecordSchema,
+  PositionSchema,
+} from "../message/dbserver.ts";
 import {
   CountSchema,
   FingerprintSchema,
+  MillisSchema,
   NameSchema,
   PartyIdSchema,
   SeqnoSchema,
@@ -57,6 +64,20 @@ export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable
   retired: v.array(PartyIdSchema),
   // A store of before there were such is read all the same.
   standing: v.optional(v.array(StandingSchema), []),
+  wishes: v.optional(
+    v.array(
+      v.strictObject({
+        server: PartyIdSchema,
+        discard: v.pipe(v.array(AsideNameSchema), v.maxLength(ASIDE_MAX)),
+        starts: CountSchema,
+      }),
+    ),
+    [],
+  ),
+  deadlines: v.optional(
+    v.array(v.strictObject({ order: v.pipe(v.string(), v.maxLength(128)), leftMs: MillisSchema })),
+    [],
+  ),
   config: v.optional(
     v.strictObject({ active: ConfigMarkSchema, former: v.nullable(ConfigMarkSchema) }),
   ),

@@ -1,10 +1,12 @@
 /** Orders of people: what a dry run says is what the order does, and two people do not collide. */
 import { describe, expect, test } from "bun:test";
+import * as v from "valibot";
 import { type Order, planOrder } from "../../lib/core/arbitrator_plan.ts";
 import type { Plan } from "../../lib/message/arbitrator.ts";
+import { ArbitratorDurableSchema } from "../../lib/run/durable.ts";
 import {
   ALL,
-  type ArbitratorStory,
+  ArbitratorStory,
   calmArbitrator,
   coreCluster,
   DC1,
@@ -41,6 +43,17 @@ function dc1Gone(): ArbitratorStory {
     lastPrimary: { fingerprint: printOf(ALL, true), synced: false },
   });
   return story;
+}
+
+/** The arbitrator that a new process is, with what the one before has written. */
+function restarted(story: ArbitratorStory): ArbitratorStory {
+  const written = story.effects.findLast((effect) => effect.do === "write");
+  if (written?.do !== "write") throw new Error("nothing was written");
+  const durable = v.parse(ArbitratorDurableSchema, JSON.parse(JSON.stringify(written.durable)));
+  const next = new ArbitratorStory({ durable });
+  // So that it can be restarted itself though it has nothing to write.
+  next.effects.push(written);
+  return next;
 }
 
 const CASES: readonly (readonly [string, () => ArbitratorStory, Order])[] = [
@@ -131,6 +144,46 @@ describe("orders about one server", () => {
     expect(story.report("a2")?.arbitrator).not.toHaveProperty("startOrders");
     expect(story.person(order)?.outcome).toBe("ok");
     expect(story.report("a1", down(105))?.arbitrator?.startOrders).toBe(2);
+  });
+
+  test("both outlive the arbitrator's process, and neither outlives what it was for", () => {
+    const story = calmArbitrator();
+    story.report("a1", { ...down(105), aside: ASIDE });
+    for (const verb of ["start", "discard"] as const) {
+      expect(story.person({ verb, parameters: { ...EVE, node: "a1" } })?.outcome).toBe("ok");
+    }
+    const second = restarted(story);
+    const told = second.report("a1", { ...down(105), aside: ASIDE })?.arbitrator;
+    expect(told).toMatchObject({ discard: ["data.aside-1"], startOrders: 1 });
+    // Removed while the arbitrator was away, and what is set aside since is not meant.
+    const newer = [{ name: "data.aside-2", bytes: 1, ageMs: 1 }];
+    expect(second.report("a1", { ...down(105), aside: newer })?.arbitrator).toMatchObject({
+      startOrders: 1,
+    });
+    expect(second.report("a1", { aside: newer })?.arbitrator).not.toHaveProperty("startOrders");
+    const third = restarted(second).report("a1", { ...down(105), aside: newer })?.arbitrator;
+    expect(third).not.toHaveProperty("startOrders");
+    expect(third).not.toHaveProperty("discard");
+  });
+
+  test("they are answered once they are on disk, not before", () => {
+    const story = calmArbitrator();
+    story.report("a1", down(105));
+    story.autoWrite = false;
+    const order = { verb: "start", parameters: { ...EVE, node: "a1" } } as const;
+    expect(story.person(order)).toBeUndefined();
+    story.written();
+    expect(story.ackOf(story.lastTicket)?.outcome).toBe("ok");
+  });
+
+  test("an arbitrator that only observes writes neither into a store that nobody trusts", () => {
+    const story = calmArbitrator({ observing: "the store is missing" });
+    story.report("a1", { ...down(105), aside: ASIDE });
+    story.effects = [];
+    expect(story.person({ verb: "discard", parameters: { ...EVE, node: "a1" } })?.outcome).toBe(
+      "ok",
+    );
+    expect(story.effects.filter((effect) => effect.do === "write")).toEqual([]);
   });
 
   test("neither is taken for a server that is silent", () => {
@@ -242,6 +295,34 @@ describe("drain", () => {
     story.pass(5_000).reports(ALL);
     expect(story.report("a1")?.arbitrator).toMatchObject({ draining: true, cutting: true });
     expect(story.report("a2")?.arbitrator).toMatchObject({ draining: false, cutting: false });
+  });
+
+  test("what is left of a deadline goes on when the arbitrator is restarted, and is never shorter", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "drain", parameters: { ...EVE, node: "a1", deadlineMs: 60_000 } });
+    for (let second = 0; second < 41; second++) story.pass(1_000).reports(ALL);
+    const next = restarted(story);
+    next.reports(ALL);
+    // Of the 20 s that were left a story spends the first in waiting until it may promise.
+    for (let second = 0; second < 14; second++) next.pass(1_000).reports(ALL);
+    expect(next.report("a1")?.arbitrator).toMatchObject({ draining: true, cutting: false });
+    for (let second = 0; second < 6; second++) next.pass(1_000).reports(ALL);
+    expect(next.report("a1")?.arbitrator).toMatchObject({ draining: true, cutting: true });
+    // One that is over stays over.
+    const last = restarted(next);
+    last.reports(ALL);
+    expect(last.report("a1")?.arbitrator).toMatchObject({ draining: true, cutting: true });
+  });
+
+  test("a deadline is written down every few seconds while it runs, and at its end", () => {
+    const story = calmArbitrator();
+    const writes = () => story.effects.filter((effect) => effect.do === "write").length;
+    story.person({ verb: "drain", parameters: { ...EVE, node: "a1", deadlineMs: 20_000 } });
+    expect(writes()).toBe(1);
+    for (let second = 0; second < 60; second++) story.pass(1_000).reports(ALL);
+    expect(writes()).toBe(5);
+    story.person({ verb: "undrain", parameters: { ...EVE, node: "a1" } });
+    expect(story.state.durable.deadlines).toEqual([]);
   });
 });
 
