@@ -3,19 +3,19 @@
  * none survives. Prints the table of breakage, what noticed it, and how many histories that took.
  */
 import { EXIT_FAILED, parseArguments, runScript, UsageError } from "../lib/cli.ts";
-import { mutate, staleMutants, type Verdict } from "../tests/support/mutation.ts";
+import { mutate, noticed, staleMutants, type Verdict } from "../tests/support/mutation.ts";
 
 const USAGE = `
-Usage: mutants.ts [--seeds N] [--seconds S] [--workers N] [ID...]
-  --seeds N     histories per breakage, at most (default 3000)
-  --seconds S   and wall time, at most (default 60)
-  --workers N   processes at work at once (default 2)
-  ID            only breakages whose name contains this
+Usage: mutants.ts [--histories N] [--seconds S] [--workers N] [ID...]
+  --histories N  from seeds, per breakage, at most (default 2000)
+  --seconds S    and wall time, at most (default 20)
+  --workers N    processes at work at once (default 2)
+  ID             only breakages whose name contains this
 `;
 
 async function main(): Promise<number> {
   const { values, words } = parseArguments(USAGE, {
-    seeds: { type: "string" },
+    histories: { type: "string" },
     seconds: { type: "string" },
     workers: { type: "string" },
   });
@@ -26,20 +26,23 @@ async function main(): Promise<number> {
   }
   const startedAt = performance.now();
   const options = {
-    seeds: count(values.seeds, 3000),
-    seconds: count(values.seconds, 60),
+    histories: count(values.histories, 2000),
+    seconds: count(values.seconds, 20),
     workers: count(values.workers, 2),
     ...(words.length === 0 ? {} : { only: words }),
   };
-  console.log(row(["breakage", "noticed by", "histories", "seconds"]));
-  const verdicts = await mutate(options, (verdict) => console.log(rowOf(verdict)));
-  const survivors = verdicts.filter(({ by }) => by === null);
-  for (const { mutant } of survivors) console.log(`survived: ${mutant.id}: ${mutant.breaks}`);
-  const seconds = Math.round((performance.now() - startedAt) / 1000);
   console.log(
-    `${verdicts.length} breakages, ${verdicts.length - survivors.length} noticed, ${survivors.length} survived, ${seconds} s`,
+    row(["breakage", "histories needed", "what it breaks; the scenario that notices it"]),
   );
-  return survivors.length === 0 && verdicts.length > 0 ? 0 : EXIT_FAILED;
+  const verdicts = await mutate(options, (verdict) => console.log(rowsOf(verdict)));
+  const seconds = Math.round((performance.now() - startedAt) / 1000);
+  const caught = verdicts.filter(noticed);
+  const bySeeds = verdicts.filter(({ swarm }) => swarm.by !== null);
+  console.log(
+    `${caught.filter(({ told }) => told !== null).length} by a named scenario, ${bySeeds.length} by histories from seeds, ${seconds} s`,
+  );
+  console.log(`${caught.length} of ${verdicts.length} noticed`);
+  return caught.length === verdicts.length && verdicts.length > 0 ? 0 : EXIT_FAILED;
 }
 
 function count(text: string | undefined, otherwise: number): number {
@@ -49,14 +52,22 @@ function count(text: string | undefined, otherwise: number): number {
   return value;
 }
 
-function rowOf({ mutant, by, seeds, seconds, because }: Verdict): string {
-  const noticed = by ?? `NOTHING${because === "" ? "" : ` (${because})`}`;
-  return row([mutant.id, noticed, String(seeds), seconds.toFixed(1)]);
+/** One row on the breakage and what histories found, one on the scenario. */
+function rowsOf(verdict: Verdict): string {
+  const { mutant, told, swarm } = verdict;
+  const seeds =
+    swarm.by === null ? `not within ${swarm.histories}` : `${swarm.histories}: ${swarm.by}`;
+  const scenario =
+    told !== null
+      ? `"${told.scenario}": ${told.because}`
+      : noticed(verdict)
+        ? `by no scenario; seed ${swarm.seed}: ${swarm.because}`
+        : `SURVIVED${swarm.because === "" ? "" : ` (${swarm.because})`}`;
+  return `${row([mutant.id, seeds, mutant.breaks])}\n${row(["", "", scenario.slice(0, 200)])}`;
 }
 
-function row(cells: readonly [string, string, string, string]): string {
-  const [id, by, seeds, seconds] = cells;
-  return `${id.padEnd(24)} ${by.padEnd(40)} ${seeds.padStart(9)} ${seconds.padStart(8)}`;
+function row([id, seeds, words]: readonly [string, string, string]): string {
+  return `${id.padEnd(23)} ${seeds.padEnd(24)} ${words}`;
 }
 
 if (import.meta.main) await runScript(main);

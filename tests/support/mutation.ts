@@ -1,6 +1,6 @@
 /**
  * Breaks the sources one rule at a time, in copies of them, and looks whether the simulator notices:
- * by the scenario told about that rule, then by histories from seeds, then by all scenarios.
+ * by the scenario told about that rule, and by histories from seeds, which know of no rule.
  */
 import {
   cpSync,
@@ -21,8 +21,10 @@ import type { Finding, WorkOptions } from "./mutant_worker.ts";
 const ROOT = join(import.meta.dir, "..", "..");
 /** Copies are named after the process that makes them. */
 const COPY = "gm-mutant-";
-/** Told stories that are a second net under the seeds. */
-const SCENARIOS = ["scenarios", "faults", "replay"].map((name) => `tests/sim/${name}_test.ts`);
+/** Told stories: each rule has one that was told about it. */
+const SCENARIOS = ["scenarios", "faults", "evict", "config", "replay"].map(
+  (name) => `tests/sim/${name}_test.ts`,
+);
 /** For starting up, one history that is long, and the bound of a scenario run. */
 const SLACK_SECONDS = 60;
 const SCENARIO_SECONDS = 480;
@@ -30,45 +32,71 @@ const SCENARIO_SECONDS = 480;
 export interface MutationOptions {
   readonly workers: number;
   /** Histories per mutant, at most. */
-  readonly seeds: number;
+  readonly histories: number;
   /** Wall time of the histories of one mutant, at most. */
   readonly seconds: number;
   /** Only mutants whose id contains one of these. @default all */
   readonly only?: readonly string[];
 }
 
-export interface Verdict {
-  readonly mutant: Mutant;
-  /** The invariant or the scenario that noticed it; null: it survived. */
-  readonly by: string | null;
-  /** Histories needed, or run in vain. */
-  readonly seeds: number;
-  readonly seconds: number;
+/** A scenario that fails on broken sources, and what it says is wrong. */
+export interface Told {
+  readonly scenario: string;
   readonly because: string;
 }
 
-/** Applies an edit. @throws Error if the source does not say that exactly once */
+export interface Verdict {
+  readonly mutant: Mutant;
+  /** The scenario that noticed it; null: none did. */
+  readonly told: Told | null;
+  /** What histories from seeds found. */
+  readonly swarm: Finding;
+  readonly seconds: number;
+}
+
+export function noticed({ told, swarm }: Verdict): boolean {
+  return told !== null || swarm.by !== null;
+}
+
+/** Applies an edit. @throws Error if the source does not say that exactly once, or would stay as it is */
 export function applyEdit(source: string, edit: Edit): string {
   const count = source.split(edit.from).length - 1;
   if (count === 0 || (count > 1 && edit.everywhere !== true))
     throw new Error(
       `${edit.file} says ${count} times what a mutant replaces: ${JSON.stringify(edit.from)}`,
     );
+  if (edit.from === edit.to)
+    throw new Error(`${edit.file} would stay as it is: ${JSON.stringify(edit.from)}`);
   return source.split(edit.from).join(edit.to);
 }
 
-/** Every mutant whose words the sources no longer say, in words. */
+/** The files that a mutant breaks, broken. @throws Error if an edit no longer finds its words */
+export function brokenFiles(mutant: Mutant, root = ROOT): ReadonlyMap<string, string> {
+  const files = new Map<string, string>();
+  for (const edit of mutant.edits) {
+    const before = files.get(edit.file) ?? readFileSync(join(root, edit.file), "utf8");
+    files.set(edit.file, applyEdit(before, edit));
+  }
+  return files;
+}
+
+/** Every mutant whose words the sources no longer say, that is no program, or that no test's name fits. */
 export function staleMutants(): readonly string[] {
-  return MUTANTS.flatMap((mutant) =>
-    mutant.edits.flatMap((edit) => {
-      try {
-        applyEdit(readFileSync(join(ROOT, edit.file), "utf8"), edit);
-        return [];
-      } catch (error) {
-        return [`${mutant.id}: ${error instanceof Error ? error.message : String(error)}`];
-      }
-    }),
-  );
+  const tests = SCENARIOS.map((file) => readFileSync(join(ROOT, file), "utf8")).join("\n");
+  const transpiler = new Bun.Transpiler({ loader: "ts" });
+  return MUTANTS.flatMap((mutant) => {
+    const stale: string[] = [];
+    try {
+      for (const text of brokenFiles(mutant).values()) transpiler.transformSync(text);
+    } catch (error) {
+      stale.push(`${mutant.id}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+    // A repetition with another seed has its number put in as it runs.
+    const title = mutant.scenario?.replace(/ \(seed \d+\)$/, "");
+    if (title !== undefined && !tests.includes(title))
+      stale.push(`${mutant.id}: no scenario is called ${JSON.stringify(title)}`);
+    return stale;
+  });
 }
 
 /** Looks for all of them; tells of each as it is settled. */
@@ -84,15 +112,16 @@ export async function mutate(
   removeRemains();
   // All are made of one copy, whatever becomes of the sources meanwhile.
   const sound = copySources(ROOT);
-  const soundScenarios = byScenarios(sound);
-  const work = async () => {
-    for (let mutant = queue.shift(); mutant !== undefined; mutant = queue.shift()) {
-      const verdict = await settle(mutant, { ...options, sound, soundScenarios });
-      verdicts.push(verdict);
-      tell(verdict);
-    }
-  };
   try {
+    const failing = await byScenarios(sound);
+    if (failing !== null) throw new Error(`The unbroken sources fail "${failing.scenario}"`);
+    const work = async () => {
+      for (let mutant = queue.shift(); mutant !== undefined; mutant = queue.shift()) {
+        const verdict = await settle(mutant, sound, options);
+        verdicts.push(verdict);
+        tell(verdict);
+      }
+    };
     await Promise.all(Array.from({ length: options.workers }, work));
   } finally {
     rmSync(sound, { recursive: true, force: true });
@@ -109,33 +138,18 @@ function removeRemains(): void {
   }
 }
 
-interface SettleOptions extends MutationOptions {
-  /** Root of the unbroken copy. */
-  readonly sound: string;
-  /** A scenario that fails on it says nothing about what was broken. */
-  readonly soundScenarios: Promise<string | null>;
-}
-
-async function settle(mutant: Mutant, options: SettleOptions): Promise<Verdict> {
-  const copy = copySources(options.sound);
+/** The scenario nearest to the rule, then chance; all scenarios where neither has noticed anything. */
+async function settle(mutant: Mutant, sound: string, options: MutationOptions): Promise<Verdict> {
+  const copy = copySources(sound);
+  const startedAt = performance.now();
   try {
-    for (const edit of mutant.edits) {
-      const file = join(copy, edit.file);
-      writeFileSync(file, applyEdit(readFileSync(file, "utf8"), edit));
-    }
-    const toldAt = performance.now();
-    // The story that was told about this very rule is soonest; chance has the word where there is none.
-    const told = mutant.scenario === undefined ? null : await byScenarios(copy, mutant.scenario);
-    if (told !== null) {
-      const seconds = (performance.now() - toldAt) / 1000;
-      return { mutant, by: told, seeds: 0, seconds, because: "" };
-    }
-    const found = await bySeeds(copy, mutant, options);
-    if (found.by !== null) return { mutant, ...found };
-    const failing = await options.soundScenarios;
-    if (failing !== null) throw new Error(`The unbroken sources fail ${failing}`);
-    const scenario = await byScenarios(copy);
-    return { mutant, ...found, by: scenario };
+    for (const [file, text] of brokenFiles(mutant, sound)) writeFileSync(join(copy, file), text);
+    let told = mutant.scenario === undefined ? null : await byScenarios(copy, mutant.scenario);
+    const swarm = await bySeeds(copy, sound, options);
+    if (told === null && swarm.by === null) told = await byScenarios(copy);
+    return { mutant, told, swarm, seconds: (performance.now() - startedAt) / 1000 };
+  } catch (error) {
+    throw new Error(`${mutant.id}: ${error instanceof Error ? error.message : String(error)}`);
   } finally {
     rmSync(copy, { recursive: true, force: true });
   }
@@ -151,37 +165,50 @@ function copySources(from: string): string {
   return copy;
 }
 
-async function bySeeds(copy: string, mutant: Mutant, options: SettleOptions): Promise<Finding> {
-  const work: WorkOptions = {
-    first: 1,
-    seeds: options.seeds,
-    seconds: options.seconds,
-    ...(mutant.kinds === undefined ? {} : { kinds: mutant.kinds }),
-    ...(mutant.heavy === undefined ? {} : { heavy: mutant.heavy }),
-  };
-  const worker = join(options.sound, "tests/support/mutant_worker.ts");
+async function bySeeds(copy: string, sound: string, options: MutationOptions): Promise<Finding> {
+  const { histories, seconds } = options;
+  const work: WorkOptions = { first: 1, histories, seconds };
+  const worker = join(sound, "tests/support/mutant_worker.ts");
   const done = await spawn([worker, copy, JSON.stringify(work)], {
-    cwd: options.sound,
-    seconds: options.seconds + SLACK_SECONDS,
+    cwd: sound,
+    seconds: seconds + SLACK_SECONDS,
   });
   const line = done.stdout.trim().split("\n").at(-1) ?? "";
   if (done.code !== 0 || !line.startsWith("{"))
-    throw new Error(`The worker of ${mutant.id} failed: ${done.stderr.slice(-800)}`);
+    throw new Error(`the histories could not be run: ${done.stderr.slice(-800)}`);
   return JSON.parse(line) as Finding;
 }
 
 /** The first scenario that fails on the copy, of all or of those whose name contains that. */
-async function byScenarios(copy: string, named?: string): Promise<string | null> {
+async function byScenarios(copy: string, named?: string): Promise<Told | null> {
   const only = named === undefined ? [] : ["-t", named.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")];
   const done = await spawn(["test", "--bail", ...only, ...SCENARIOS.map((file) => `./${file}`)], {
     cwd: copy,
     seconds: SCENARIO_SECONDS,
   });
   if (done.code === 0) return null;
-  const failed = /^\(fail\) (.*?)(?: \[[\d.]+ms\])?$/m.exec(done.stderr);
-  if (failed?.[1] === undefined)
-    throw new Error(`The scenarios could not be run: ${done.stderr.slice(-800)}`);
-  return `scenario "${failed[1].replace(/^.* > /, "").slice(0, 60)}…"`;
+  const output = done.stderr;
+  // A breakage that cannot even run proves nothing of who would notice the rule.
+  const bug = /\b(?:SyntaxError|ReferenceError|TypeError)\b.*/.exec(output);
+  if (bug !== null) throw new Error(`the broken sources do not run: ${bug[0]}`);
+  const failed = /^\(fail\) (.*?)(?: \[[\d.]+ms\])?$/m.exec(output);
+  if (failed?.[1] !== undefined)
+    return { scenario: failed[1].replace(/^.* > /, ""), because: becauseOf(output) };
+  // What the scenarios of a file have in common is played before the first of them.
+  if (named !== undefined && /^ [1-9]\d* errors?$/m.test(output))
+    return { scenario: named, because: becauseOf(output) };
+  throw new Error(`the scenarios could not be run: ${output.slice(-800)}`);
+}
+
+/** What a failing scenario says: the invariant that is violated, or the words of its demand. */
+function becauseOf(output: string): string {
+  const invariant = /^\+\s+"?id"?: "(\w+)"/m.exec(output);
+  if (invariant?.[1] !== undefined) return invariant[1];
+  const demand = /^error: At .*? it no longer holds that (.*?): /m.exec(output);
+  if (demand?.[1] !== undefined) return `no longer: ${demand[1]}`;
+  const awaited = /^error: In .*? it never came about that (.*?): /m.exec(output);
+  if (awaited?.[1] !== undefined) return `never: ${awaited[1]}`;
+  return "its last expectation";
 }
 
 async function spawn(
