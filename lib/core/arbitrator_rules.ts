@@ -13,6 +13,7 @@ import {
   type ArbitratorState,
   activeServers,
   type Basis,
+  memberOf,
   namesOf,
   type PersonOrder,
   stoodBeyond,
@@ -468,17 +469,28 @@ function exclude(
   // First, since it needs no timer: a server that has vouched obeys it at once.
   const arithmetic = againstArithmetic(state, candidate, { outside, now });
   if (arithmetic === null) return { notExcluded: [], basis: "arithmetic" };
-  const doubts = outside.flatMap((server) => doubtAbout(state, server, now) ?? []);
+  const doubts = outside.flatMap((server) => {
+    const doubt = doubtAbout(state, server, now);
+    return doubt === null ? [] : [{ server, doubt }];
+  });
   if (doubts.length === 0) return NOTHING_OUTSIDE;
   if (candidate.kind === "evict") {
     // An outwait is evidence against clients, not against Galera: the rest could stay Primary.
-    return { notExcluded: doubts.map((doubt) => `${doubt} (${arithmetic})`), basis: "outwaited" };
+    return {
+      notExcluded: doubts.map(({ doubt }) => `${doubt} (${arithmetic})`),
+      basis: "outwaited",
+    };
   }
-  const late = outside.flatMap((server) => {
-    const doubt = doubtAbout(state, server, now);
+  const open = doubts.map(({ server }) => server).filter((one) => !saysFenced(state, one, now));
+  const together = quorumOfOpen(state, candidate, open);
+  const late = doubts.flatMap(({ server, doubt }) => {
     // Who forces gives their word that whoever has long been silent is stopped.
-    if (doubt === null || (forced && longSilent(state, server, now))) return [];
-    const wait = outwaitLeft(state, server, { inside: reporting, now });
+    if (forced && longSilent(state, server, now)) return [];
+    const wait = outwaitLeft(state, server, {
+      inside: reporting,
+      now,
+      together: open.includes(server) ? together : null,
+    });
     return wait === null ? [] : [`${doubt} (${wait}; ${arithmetic})`];
   });
   return { notExcluded: late, basis: "outwaited" };
@@ -524,14 +536,21 @@ function promiseLeftMs(state: ArbitratorState, server: DbServerConfig, now: Mill
 function outwaitLeft(
   state: ArbitratorState,
   server: DbServerConfig,
-  options: { readonly inside: ReadonlySet<PartyId>; readonly now: Millis },
+  options: {
+    readonly inside: ReadonlySet<PartyId>;
+    readonly now: Millis;
+    readonly together: string | null;
+  },
 ): string | null {
-  const { inside, now } = options;
+  const { inside, now, together } = options;
   const left = promiseLeftMs(state, server, now);
   if (left > 0) return `${Math.ceil(left)} ms of its outwait are left`;
-  const report = state.heard.get(server.id)?.report;
-  if (isHeavy(state, server.segment, inside) && report?.guard !== true) {
+  const guarded = state.heard.get(server.id)?.report.guard === true;
+  if (isHeavy(state, server.segment, inside) && !guarded) {
     return "its segment is heavy and it has no guard: an outwait is no evidence";
+  }
+  if (together !== null && !guarded) {
+    return `${together} and it has no guard: an outwait is no evidence`;
   }
   // A word younger than the promise that contradicts it is stronger than the clock.
   const young = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
@@ -567,6 +586,64 @@ function isHeavy(state: ArbitratorState, segment: string, inside: ReadonlySet<Pa
     if (mine) own += weight;
   }
   return own * 2 > all;
+}
+
+/** Does its watchdog say now that the door is closed: it stays so whatever becomes of the watchdog. */
+function saysFenced(state: ArbitratorState, server: DbServerConfig, now: Millis): boolean {
+  return youngReport(state, server.id, { now, maxAgeMs: youngMs(state) })?.fenced === true;
+}
+
+/**
+ * Whether those that may be open could be Primary together, whatever their segments: by Galera's quorum
+ * over the noted view, or over a later one that a candidate's server was in and the arbitrator has not
+ * heard of. One whose watchdog is dead would stay open there, which no clock ends. In words; null if
+ * they cannot.
+ */
+function quorumOfOpen(
+  state: ArbitratorState,
+  candidate: Candidate,
+  open: readonly DbServerConfig[],
+): string | null {
+  const { noted } = state.durable;
+  if (noted === null) return null;
+  const names = new Set(open.map((server) => server.name));
+  let present = 0;
+  let left = 0;
+  let all = 0;
+  for (const server of state.config.servers) {
+    if (!noted.members.includes(server.name)) continue;
+    const report = state.heard.get(server.id)?.report;
+    const weight = report?.weight ?? server.weight;
+    all += weight;
+    if (names.has(server.name)) present += weight;
+    // It may have left gracefully, which lowers what the others need.
+    else if (report?.running === "down") left += weight;
+  }
+  const words = "those who may be open could be Primary together";
+  if (2 * present + left > all) return words;
+  const known = new Map(
+    [...state.heard].flatMap(([id, heard]) => {
+      const member = memberOf(heard);
+      return member === undefined ? [] : [[member.uuid, { id, weight: member.weight }] as const];
+    }),
+  );
+  const ids = new Set(open.map((server) => server.id));
+  for (const { server, report } of candidate.reporting) {
+    const view = report.lastPrimary?.fingerprint;
+    if (view === undefined || view === noted.fingerprint) continue;
+    // Each newer Primary view has consumed a seqno: that one was older than the noted one.
+    if (report.lastCommitted < noted.seqno) continue;
+    present = 0;
+    all = 0;
+    for (const uuid of fingerprintMembers(view)) {
+      const member = known.get(uuid);
+      if (member === undefined) return `${server.name} was in a view whose members are not known`;
+      all += member.weight;
+      if (ids.has(member.id)) present += member.weight;
+    }
+    if (2 * present > all) return words;
+  }
+  return null;
 }
 
 /**

@@ -1,6 +1,5 @@
 import { describe, expect, test } from "bun:test";
 import { factsOf, judge, PROMOTE, RULES } from "../../lib/core/arbitrator_rules.ts";
-import type { Report } from "../../lib/message/dbserver.ts";
 import {
   ALL,
   type ArbitratorStory,
@@ -282,9 +281,29 @@ describe("outside.excluded", () => {
       story.reports(["a1", "a3"], { view: ["a1", "a3"], primary: "no" });
       return story;
     };
-    expect(promoted({}).order().order.basis).toBe("outwaited");
+    expect(promoted({ view: ["a2"], primary: "no" }).order().order.basis).toBe("outwaited");
     for (const gone of [down(100), { leaving: true }])
       expect(promoted(gone).verdict("dc1").because).toContain("heavy and it has no guard");
+  });
+
+  test("outside.excluded: an outwait without a guard is no evidence against those who are a quorum together", () => {
+    const story = calmArbitrator();
+    story.pass(60_000);
+    story.report("b1", { view: ["b1"], primary: "no" });
+    expect(story.verdict("dc2").because).toContain("could be Primary together");
+    story.report("b2", { view: ["b2"], primary: "no" });
+    story.report("b1", { view: ["b1"], primary: "no" });
+    expect(story.verdict("dc2").rule).toBe("segment.majority");
+    // A later view that the arbitrator has not heard of counts as well.
+    const later = calmArbitrator();
+    later.pass(60_000);
+    later.report("b1", {
+      view: DC2,
+      primary: "no",
+      lastPrimary: { fingerprint: printOf([...DC1, "b1"], true), synced: true },
+    });
+    later.report("b2", CUT2);
+    expect(later.verdict("dc2").because).toContain("could be Primary together");
   });
 
   test("outside.excluded: an outwait with a guard is evidence, once it is over", () => {
@@ -379,6 +398,7 @@ describe("segment.majority", () => {
   test("segment.majority refuses half of a segment", () => {
     const story = calmArbitrator();
     story.pass(6_000);
+    story.report("a1", { view: ["a1"], primary: "no" });
     story.report("b1", { view: ["b1"], primary: "no" });
     expect(story.verdict("dc2")).toMatchObject({
       rule: "segment.majority",
@@ -411,8 +431,11 @@ describe("segment.majority", () => {
     const story = calmArbitrator();
     story.person({ verb: "retire", parameters: { node: "b2", who: "eve", why: "" } });
     story.pass(6_000);
+    story.report("a1", { view: ["a1"], primary: "no" });
     story.report("b1", { view: ["b1"], primary: "no" });
     expect(ruleOf(story, "dc2")).toBe("segment.majority");
+    story.pass(6_000);
+    story.report("b1", { view: ["b1"], primary: "no" });
     const force = {
       segment: "dc2",
       allowDataLoss: true,
@@ -427,6 +450,7 @@ describe("segment.majority", () => {
     const story = calmArbitrator();
     story.person({ verb: "retire", parameters: { node: "b2", who: "eve", why: "" } });
     story.pass(6_000);
+    story.report("a1", { view: ["a1"], primary: "no" });
     story.report("b2", { view: ["b2"], primary: "no" });
     expect(story.verdict("dc2")).toMatchObject({
       rule: "segment.majority",

@@ -76,6 +76,18 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    id: "quorum.of.open",
+    breaks: "An outwait is evidence against servers of both segments who are a quorum together",
+    scenario: "one of those has a dead watchdog",
+    edits: [
+      {
+        file: RULES,
+        from: "if (together !== null && !guarded) {",
+        to: "if (together === '' && !guarded) {",
+      },
+    ],
+  },
+  {
     id: "arithmetic.weights",
     breaks: "The arithmetic ignores the weights outside",
     scenario: "without a guard the outwait is no evidence",
@@ -87,7 +99,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "arithmetic.straight",
     breaks:
       "The arithmetic is applied to components that did not come straight from the noted view",
-    scenario: "dc2 is not promoted by arithmetic over the older view",
+    scenario: "promoted neither by arithmetic over the older view",
     edits: [
       {
         file: RULES,

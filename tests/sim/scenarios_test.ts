@@ -379,17 +379,36 @@ describe("holes of earlier rules", () => {
       stage.endsWell();
     });
 
-  test("H10: {a1,a2,b1} goes on unknown to the arbitrator, then b1 is cut off: dc2 is not promoted by arithmetic over the older view", () => {
-    const stage = unknownView();
-    stage.always("no grant rests on arithmetic", () => stage.grant?.basis !== "arithmetic");
-    cutVoucher(stage);
-    stage.until("{a1,a2} stands", () => stage.view("a1").length === 2);
-    expect(stage.primary("a1")).toBe(true);
-    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
-    expect(stage.grant?.basis).toBe("outwaited");
-    stage.run(20_000);
-    stage.endsWell();
+  test("H10: {a1,a2,b1} goes on unknown to the arbitrator, then b1 is cut off: dc2 is promoted neither by arithmetic over the older view nor, a1's watchdog being dead, by time", () => {
+    for (const watched of [true, false]) {
+      const stage = unknownView();
+      if (!watched) stage.world.crashWatchdog(stage.node("a1"), Number.POSITIVE_INFINITY);
+      stage.always("dc2 is not promoted", () => stage.grant?.segment !== "dc2");
+      cutVoucher(stage);
+      stage.until("{a1,a2} stands", () => stage.view("a1").length === 2);
+      expect(stage.primary("a1")).toBe(true);
+      expect(stage.serves("a1")).toBe(!watched);
+      stage.run(20_000);
+      expect(stage.verdict("dc2").rule).toBe("outside.excluded");
+      stage.endsWell({ mayLose: !watched });
+    }
   });
+
+  for (const seed of [1, 2, 3])
+    test(`{b1,b2} of 3+3 loses the others, who stay Primary, and one of those has a dead watchdog: no clock closes its door, dc2 is not promoted (seed ${seed})`, () => {
+      const stage = new Stage({ weights: BALANCED_3_3, seed });
+      stage.world.crashWatchdog(stage.node("a1"), Number.POSITIVE_INFINITY);
+      const rest = [...stage.site("dc1"), "b3"];
+      stage.cut(["b1", "b2"], rest);
+      stage.cut(rest, ["arbitrator"]);
+      stage.always("dc2 is not promoted", () => stage.grant?.segment !== "dc2");
+      stage.until("the rest stands", () => stage.view("a1").length === 4);
+      expect(stage.primary("a1")).toBe(true);
+      expect(stage.serves("a1")).toBe(true);
+      stage.run(30_000);
+      expect(stage.verdict("dc2").because).toContain("could be Primary together");
+      stage.endsWell({ mayLose: true });
+    });
 
   test("H12: dc2 has just vouched when dc1 loses power: the arithmetic lifts the refusal, so the early view change is used", () => {
     const stage = new Stage({ galera: { suspectMs: [1700, 1710] } });
@@ -416,21 +435,20 @@ describe("holes of earlier rules", () => {
   });
 
   test("H14: the watchdog that vouched restarts and forgets: it refuses an order that rests on time until one outwait after its start", () => {
-    const stage = unknownView();
+    const stage = new Stage({ weights: HEAVY_3_2, guards: true });
     const answers: { readonly at: number; readonly refused: string | null }[] = [];
     let early = 0;
     stage.onLog("promoted", (id) => {
       if (id === "arbitrator.1" && !stage.primary("b1")) early++;
     });
     stage.onLog("make_primary", (id, fields) => {
-      if (id === "dbserver.11")
+      if (id === "dbserver.11" || id === "dbserver.12")
         answers.push({ at: stage.now, refused: fields["refused"] as string | null });
     });
-    let restartedAt = 0;
-    cutVoucher(stage, () => {
-      stage.world.crashWatchdog(stage.node("b1"), 50);
-      restartedAt = stage.now + 50;
-    });
+    stage.isolate("dc1");
+    stage.run(3000);
+    for (const name of stage.of("dc2")) stage.world.crashWatchdog(stage.node(name), 50);
+    const restartedAt = stage.now + 50;
     stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
     // An order that was refused promotes nobody.
     expect(early).toBe(0);
@@ -841,17 +859,14 @@ describe("a vouch of the other segment shares no server with the majority of one
 
 describe("promises outlast Galera's patience", () => {
   // Galera told to give up sooner than promises end: then only the outwait stands between two writers.
+  const hasty = (seed: number) =>
+    new Stage({ weights: HEAVY_3_2, guards: true, seed, galera: { suspectMs: [900, 2800] } });
+
   for (const seed of [1, 2, 3, 4, 5, 6])
-    test(`{b1,b2} loses the others, who stay Primary and are out of the arbitrator's reach: nobody is promoted before their promises are outwaited (seed ${seed})`, () => {
-      const stage = new Stage({
-        weights: BALANCED_3_3,
-        seed,
-        galera: { suspectMs: [900, 2800] },
-      });
-      const rest = [...stage.site("dc1"), "b3"];
+    test(`dc2 loses heavy dc1, which stays Primary out of the arbitrator's reach: nobody is promoted before their promises are outwaited (seed ${seed})`, () => {
+      const stage = hasty(seed);
       const from = stage.now;
-      stage.cut(["b1", "b2"], rest);
-      stage.cut(rest, ["arbitrator"]);
+      stage.isolate("dc1");
       stage.until("an epoch is granted", () => stage.grant !== null);
       // The last promise was given up to one report interval before the cut.
       expect(stage.now - from).toBeGreaterThan(3900);
@@ -863,15 +878,9 @@ describe("promises outlast Galera's patience", () => {
     });
 
   for (const seed of [1, 2, 3])
-    test(`the same while the arbitrator restarts and has forgotten what it promised: it waits as long from its start (seed ${seed})`, () => {
-      const stage = new Stage({
-        weights: BALANCED_3_3,
-        seed,
-        galera: { suspectMs: [900, 2800] },
-      });
-      const rest = [...stage.site("dc1"), "b3"];
-      stage.cut(["b1", "b2"], rest);
-      stage.cut(rest, ["arbitrator"]);
+    test(`dc1 is lost while the arbitrator restarts and has forgotten what it promised: it waits as long from its start (seed ${seed})`, () => {
+      const stage = new Stage({ seed, galera: { suspectMs: [900, 2800] } });
+      stage.isolate("dc1");
       stage.run(200);
       stage.world.crashArbitrator(300);
       const startedAt = stage.now + 300;
