@@ -569,7 +569,6 @@ function outwaitLeft(
  */
 function isHeavy(state: ArbitratorState, segment: string, inside: ReadonlySet<PartyId>): boolean {
   const { noted } = state.durable;
-  const uuids = noted === null ? null : fingerprintMembers(noted.fingerprint);
   let own = 0;
   let all = 0;
   for (const server of state.config.servers) {
@@ -577,15 +576,19 @@ function isHeavy(state: ArbitratorState, segment: string, inside: ReadonlySet<Pa
     const heard = state.heard.get(server.id);
     const weight = heard?.report.weight ?? server.weight;
     const mine = server.segment === segment && !inside.has(server.id);
-    if (!mine && heard !== undefined) {
-      const { running, leaving, gcommUuid } = heard.report;
-      const another = gcommUuid !== null && uuids?.includes(gcommUuid) === false;
-      if (running === "down" || leaving || another) continue;
-    }
+    if (!mine && heard !== undefined && hasGone(state, heard.report)) continue;
     all += weight;
     if (mine) own += weight;
   }
   return own * 2 > all;
+}
+
+/** Is the process that was in the noted view, by its watchdog's word, gone or about to go. */
+function hasGone({ durable }: ArbitratorState, report: Report): boolean {
+  const { running, leaving, gcommUuid } = report;
+  if (running === "down" || leaving) return true;
+  const members = durable.noted === null ? null : fingerprintMembers(durable.noted.fingerprint);
+  return gcommUuid !== null && members?.includes(gcommUuid) === false;
 }
 
 /** Does its watchdog say now that the door is closed: it stays so whatever becomes of the watchdog. */
@@ -612,12 +615,12 @@ function quorumOfOpen(
   let all = 0;
   for (const server of state.config.servers) {
     if (!noted.members.includes(server.name)) continue;
-    const report = state.heard.get(server.id)?.report;
-    const weight = report?.weight ?? server.weight;
+    const heard = state.heard.get(server.id);
+    const weight = heard?.report.weight ?? server.weight;
     all += weight;
     if (names.has(server.name)) present += weight;
     // It may have left gracefully, which lowers what the others need.
-    else if (report?.running === "down") left += weight;
+    else if (heard !== undefined && hasGone(state, heard.report)) left += weight;
   }
   const words = "those who may be open could be Primary together";
   if (2 * present + left > all) return words;

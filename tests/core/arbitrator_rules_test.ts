@@ -274,7 +274,7 @@ describe("outside.excluded", () => {
 
   test("outside.excluded: a server that has gone may have left cleanly, which makes the other segment heavy", () => {
     const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
-    const promoted = (gone: Partial<Report>) => {
+    const promoted = (gone: Seen) => {
       const story = calmArbitrator({ config: coreCluster({ segments }) });
       story.report("a2", gone);
       story.pass(60_000);

@@ -65,6 +65,9 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     id: "heavy.outwaited",
+    // A heavy segment whose servers all may be open is a quorum together, which another condition asks
+    // for, so both are broken. Alone the first one holds where some of the segment say that their doors
+    // are closed, and the rest cannot be Primary without these: refusing there is caution, not need.
     breaks: "An outwait is evidence against a heavy segment that no guard watches",
     scenario: "without a guard the outwait is no evidence",
     edits: [
@@ -72,6 +75,11 @@ export const MUTANTS: readonly Mutant[] = [
         file: RULES,
         from: "if (isHeavy(state, server.segment, inside) && ",
         to: "if (false as boolean && ",
+      },
+      {
+        file: RULES,
+        from: "if (together !== null && !guarded) {",
+        to: "if (together === '' && !guarded) {",
       },
     ],
   },
@@ -480,6 +488,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "open.unwritten",
     breaks: "The door opens before what it is opened under is on disk",
+    scenario: "b1 comes back from a cut and its disk is slow",
     edits: [
       {
         file: SERVER,
@@ -509,25 +518,36 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "sleeper.believes",
     breaks: "A watchdog that was suspended relies on promises from before",
-    scenario: "H5:",
+    scenario: "awake it does not go by its promises of before",
     edits: [{ file: SERVER, from: "        promises: new Map(),\n        sent: [],\n", to: "" }],
   },
   {
     id: "peers.any.epoch",
     breaks:
       "A stopped server joins peers that serve under another epoch, without the arbitrator's verdict",
+    scenario: "hears only peers of the newer epoch",
     edits: [
       { file: SERVER, from: "      report.epochServed === durable.epochServed &&\n", to: "" },
+      // Whoever joined so stays closed: a peer's word proves only those of its own epoch in line, and
+      // the arbitrator's tells the fork point. So this one is broken with it.
+      { file: STATE, from: "&& epoch === state.durable.epochServed) {", to: "&& epoch >= 0) {" },
     ],
   },
   {
     id: "order.old.report",
     breaks: "An order that rests on an old report is obeyed",
+    scenario: "going on it finds the order too old",
     edits: [
       {
         file: ORDERS,
         from: "return ageMs <= state.config.timing.orderMaxAgeMs",
         to: "return ageMs >= 0",
+      },
+      // Whoever reports again has forgotten when older reports left, which refuses the order as well.
+      {
+        file: SERVER,
+        from: "const young = state.sent.filter((each) => now - each.at <= state.config.timing.orderMaxAgeMs);",
+        to: "const young = state.sent;",
       },
     ],
   },
@@ -546,6 +566,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "order.any.view",
     breaks: "An order for another view is obeyed, and pc.bootstrap given without looking",
+    scenario: "it is not obeyed in another view",
     edits: [
       {
         file: ORDERS,
@@ -606,7 +627,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "outage.by.seqno",
     breaks: "After a full outage the highest seqno begins, whatever fork it is of",
-    scenario: "H19:",
+    scenario: "H19: the same with a store",
     edits: [{ file: OUTAGE, from: "b.report.epochServed - a.report.epochServed ||", to: "" }],
   },
   {

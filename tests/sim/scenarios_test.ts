@@ -39,13 +39,23 @@ function demandGrantWhenSolo(stage: Stage): void {
   );
 }
 
-/** A 2+2 cut that leaves dc1 with more commits than dc2, dc2 promoted: found by trying seeds. */
-function longerLoser(options: StageOptions = {}): { readonly stage: Stage; readonly fork: number } {
+/**
+ * A 2+2 cut that leaves dc1 with more commits than dc2, dc2 promoted: found by trying seeds. `ahead`:
+ * nobody writes after the cut, so that it has more than dc2 after the promotion, too.
+ */
+function longerLoser(options: StageOptions & { readonly ahead?: boolean } = {}): {
+  readonly stage: Stage;
+  readonly fork: number;
+} {
+  const { ahead = false, ...others } = options;
   for (let seed = 1; seed <= 40; seed++) {
-    const stage = new Stage({ seed, interMs: 60, writeEveryMs: 4, ...options });
+    const stage = new Stage({ seed, interMs: 60, writeEveryMs: 4, ...others });
     stage.isolate("dc1");
+    stage.run(200);
+    stage.world.writing = !ahead;
     stage.until("dc2 serves", () => stage.servesAlone("dc2"));
     const fork = stage.grant?.forkPoint?.seqno ?? Number.NaN;
+    if (ahead && stage.position("a1").seqno <= stage.position("b1").seqno) continue;
     if (stage.position("a1").seqno > fork && !stage.primary("a1")) return { stage, fork };
   }
   throw new Error("No seed leaves the lost side with more commits");
@@ -561,6 +571,25 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
+  test("H19: the same with a store that is lost and re-armed, which knows of no view: the bootstrap goes by the epoch served under first", () => {
+    const { stage } = longerLoser({ ahead: true });
+    stage.powerOff(stage.all());
+    expect(stage.position("a1").seqno).toBeGreaterThan(stage.position("b1").seqno);
+    expect(stage.position("a1").seqno).toBeGreaterThan(stage.position("b2").seqno);
+    stage.world.spoilStore("lost");
+    stage.heal();
+    stage.run(5000);
+    stage.powerOn(stage.all());
+    stage.run(5000);
+    stage.order({
+      verb: "resume",
+      parameters: { who: "operator", why: "store lost", rearm: true },
+    });
+    stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+    expect(stage.serving().every((name) => name.startsWith("b"))).toBe(true);
+    stage.endsWell();
+  });
+
   test("H20: the arbitrator is suspended over a cut that heals and wakes with stale evidence: it grants nothing", () => {
     const stage = new Stage();
     stage.cutSites();
@@ -855,6 +884,115 @@ describe("a vouch of the other segment shares no server with the majority of one
       stage.run(20_000);
       stage.endsWell();
     });
+});
+
+describe("what has stood still for long", () => {
+  test("the holder of an epoch is suspended as a whole, a person makes the other one primary after its lease: awake it does not go by its promises of before", () => {
+    const stage = new Stage({ weights: HEAVY_3_2, onDoubleFault: "fence" });
+    stage.cutSites();
+    stage.until("dc1 serves alone", () => stage.servesAlone("dc1"));
+    stage.run(5000);
+    stage.suspend(stage.of("dc1"), 30_000);
+    const wakesAt = stage.now + 30_000;
+    stage.run(10_000);
+    stage.force("dc2", { allowDataLoss: true });
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.cut(stage.site("dc1"), ["arbitrator"]);
+    stage.run(wakesAt - stage.now);
+    // mariadbd may run before its watchdog does; from then on the door closes at once.
+    stage.run(500);
+    stage.always("nobody of dc1 serves", () => !stage.of("dc1").some((name) => stage.serves(name)));
+    stage.run(10_000);
+    stage.endsWell({ mayLose: true });
+  });
+
+  test("the watchdog that is ordered to promote is stopped before it hears that, a person makes the other segment primary: going on it finds the order too old", () => {
+    const stage = new Stage();
+    let target = "";
+    stage.onLog("epoch_opened", (_id, fields) => {
+      if (target !== "") return;
+      target = fields["segment"] === "dc1" ? "a1" : "b1";
+      for (const name of stage.all().filter((one) => one.startsWith(target.slice(0, 1))))
+        stage.world.pauseWatchdog(stage.node(name), 30_000);
+    });
+    stage.cutSites();
+    stage.until("an order is on its way", () => target !== "");
+    const from = stage.now;
+    const [ordered, other] =
+      target === "a1" ? (["dc1", "dc2"] as const) : (["dc2", "dc1"] as const);
+    stage.run(12_000);
+    expect(stage.primary(target)).toBe(false);
+    stage.cut(stage.site(ordered), ["arbitrator"]);
+    stage.force(other, { allowDataLoss: true });
+    stage.until("the other one serves alone", () => stage.servesAlone(other));
+    stage.always("the ordered one is not Primary", () => !stage.primary(target));
+    stage.run(35_000 - (stage.now - from));
+    stage.noLonger("the ordered one is not Primary");
+    stage.endsWell({ mayLose: true });
+  });
+
+  test("the order is written so slowly that the view has changed meanwhile: it is not obeyed in another view", () => {
+    const stage = new Stage({ weights: BALANCED_3_3, galera: { suspectMs: [1500, 1600] } });
+    let target = "";
+    stage.onLog("make_primary", (id, fields) => {
+      const server = stage.world.servers.find(({ config }) => config.id === id);
+      if (target !== "" || fields["refused"] !== null || server === undefined) return;
+      target = server.config.name;
+      server.disk.slowMs = 4000;
+    });
+    stage.powerOff(stage.of("dc1"));
+    stage.until("the order is being written", () => target !== "");
+    stage.cut([target], stage.others([target]));
+    stage.always("it is not Primary alone", () => !stage.primary(target));
+    stage.until(
+      "the others serve",
+      () => stage.of("dc2").filter((name) => stage.serves(name)).length === 2,
+      20_000,
+    );
+    stage.run(3000);
+    stage.noLonger("it is not Primary alone");
+    const disk = stage.world.servers[stage.node(target)]?.disk;
+    if (disk !== undefined) disk.slowMs = 0;
+    stage.endsWell();
+  });
+
+  test("b1 comes back from a cut and its disk is slow: it takes no clients before it is written under which epoch, or a full outage would go by less", () => {
+    for (let seed = 1; seed <= 6; seed++) {
+      const stage = new Stage({ seed, writeEveryMs: 10, galera: { applyLagMs: [150, 160] } });
+      stage.isolate("dc2");
+      stage.until("dc1 serves alone", () => stage.servesAlone("dc1"));
+      for (const name of stage.of("dc2")) {
+        const disk = stage.world.servers[stage.node(name)]?.disk;
+        if (disk !== undefined) disk.slowMs = 20_000;
+      }
+      stage.heal();
+      stage.until("all are together", () =>
+        stage.all().every((name) => stage.view(name).length === 4 && stage.primary(name)),
+      );
+      stage.run(4000);
+      stage.powerOff(stage.all());
+      for (const { disk } of stage.world.servers) disk.slowMs = 0;
+      stage.run(1000);
+      stage.powerOn(stage.all());
+      stage.endsWell();
+    }
+  });
+
+  test("a1 stands beyond the fork point, is killed while the arbitrator is away, and hears only peers of the newer epoch: it serves nothing of its own", () => {
+    const { stage, fork } = longerLoser();
+    stage.powerOff(["arbitrator"]);
+    stage.kill(stage.of("dc1"));
+    stage.heal();
+    expect(stage.position("a1").seqno).toBeGreaterThan(fork);
+    let differing = 0;
+    stage.always("no server of dc1 serves other rows", () => {
+      for (const name of stage.of("dc1"))
+        if (stage.serves(name) && differsAt(stage, name, "b1", fork + 1)) differing++;
+      return differing === 0;
+    });
+    stage.run(40_000);
+    stage.endsWell();
+  });
 });
 
 describe("promises outlast Galera's patience", () => {
