@@ -546,8 +546,8 @@ export const MUTANTS: readonly Mutant[] = [
       // Whoever reports again has forgotten when older reports left, which refuses the order as well.
       {
         file: SERVER,
-        from: "const young = state.sent.filter((each) => now - each.at <= state.config.timing.orderMaxAgeMs);",
-        to: "const young = state.sent;",
+        from: "const sent = state.sent.filter(({ at }) => now - at <= orderMaxAgeMs).slice(1 - SENT_MAX);",
+        to: "const sent = state.sent.slice(1 - SENT_MAX + 0 * orderMaxAgeMs);",
       },
     ],
   },
