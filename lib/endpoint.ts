@@ -9,6 +9,7 @@
 import { type Context, Hono } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import type { Millis } from "./core/core.ts";
+import type { BodyResult, Certificate } from "./effects/http_server.ts";
 import { describeError } from "./errors.ts";
 import type { QuietLog } from "./log.ts";
 import { BODY_MAX_BYTES } from "./message/envelope.ts";
@@ -56,6 +57,8 @@ export interface EndpointOptions {
   readonly keyring?: () => Keyring | null;
   /** With keys, the unsigned is taken too: while a cluster begins to sign. @default false */
   readonly unsigned?: boolean;
+  /** Where parties show certificates: may who showed this one, or none, say that. @default anybody */
+  readonly certified?: (certificate: Certificate | null, message: Message) => boolean;
   /** Requests of an address, in time. @default unbounded */
   readonly rate?: { readonly buckets: Rate; readonly now: () => Millis };
 }
@@ -66,6 +69,12 @@ export interface Peer {
   readonly address: string | null;
   /** A process of this very host. */
   readonly isLocal: () => boolean;
+  /** Shown on its connection. @default none */
+  readonly certificate?: Certificate | null;
+  /** Reads the body. @default that of the request itself */
+  readonly body?: (maxBytes: number, timeoutMs: number) => Promise<BodyResult>;
+  /** To be called once a message of it was accepted. */
+  readonly proven?: () => void;
 }
 
 type Environment = { Bindings: { readonly peer?: Peer } };
@@ -73,7 +82,9 @@ type Ask = Context<Environment>;
 
 export interface Endpoint {
   readonly app: Hono<Environment>;
-  /** Refused requests by reason, a copy. */
+  /** Counts and logs a connection that ended before there was a request. */
+  dropped(reason: string, address: string): void;
+  /** Refused requests and dropped connections by reason, a copy. */
   counters(): Readonly<Record<string, number>>;
 }
 
@@ -88,7 +99,7 @@ interface Refusal {
 export function createEndpoint(options: EndpointOptions): Endpoint {
   const { submit, status, illness, log } = options;
   const { bodyMaxBytes = BODY_MAX_BYTES, bodyTimeoutMs = BODY_TIMEOUT_MS } = options;
-  const { keyring = () => null, unsigned = false, rate } = options;
+  const { keyring = () => null, unsigned = false, certified, rate } = options;
   const counters = new Map<string, number>();
   const requestsBy = new Map<string, number>();
   let requests = 0;
@@ -153,7 +164,7 @@ export function createEndpoint(options: EndpointOptions): Endpoint {
     if (typeof unproven === "string" && !mayBePlain) {
       return refuse(context, { status: 401, reason: unproven, error: UNPROVEN[unproven] });
     }
-    const body = await readBody(context.req.raw, bodyMaxBytes, bodyTimeoutMs);
+    const body = await readBody(context, bodyMaxBytes, bodyTimeoutMs);
     if (!(body instanceof Uint8Array)) return refuse(context, body);
     const claim = typeof unproven === "string" ? null : unproven;
     if (claim !== null && !holds(claim, body)) {
@@ -167,8 +178,18 @@ export function createEndpoint(options: EndpointOptions): Endpoint {
       const flaw = unentitled(message, claim, context);
       if (flaw !== null) return refuse(context, flaw, claim);
     }
+    const peer = peerOf(context);
+    if (certified !== undefined && !certified(peer?.certificate ?? null, message)) {
+      // Whoever may open the control socket shows no certificate, and speaks as a person only.
+      if (peer?.address !== null || !message.sender.startsWith("command.")) {
+        const error = `The certificate of this connection is not one of ${message.sender}`;
+        return refuse(context, { status: 403, reason: "wrong_certificate", error }, claim);
+      }
+    }
     const answer = await submit(message);
     if ("message" in answer) {
+      // A recorded message gets no 200, or the one that its sender has had on another connection.
+      if (answer.status === 200 && (claim !== null || ring === null || unsigned)) peer?.proven?.();
       return answerWith(context, answer.status, encodeMessage(answer.message), claim);
     }
     const { status: code, reason, error } = answer;
@@ -239,7 +260,11 @@ export function createEndpoint(options: EndpointOptions): Endpoint {
     log?.("endpoint error", "error", "endpoint_failed", { error });
     return refuse(context, { status: 500, reason: "internal", error: describeError(error) });
   });
-  return { app, counters: () => Object.fromEntries(counters) };
+  function dropped(reason: string, address: string): void {
+    counters.set(reason, (counters.get(reason) ?? 0) + 1);
+    log?.(`dropped ${reason}`, "warn", "dropped", { reason, from: address });
+  }
+  return { app, dropped, counters: () => Object.fromEntries(counters) };
 }
 
 const TOO_OFTEN: Refusal = {
@@ -267,10 +292,11 @@ function isLocal(context: Ask): boolean {
  * what comes, since a sender may leave it out (RFC 9112, section 6.3) or be wrong about it.
  */
 async function readBody(
-  request: Request,
+  context: Ask,
   maxBytes: number,
   timeoutMs: number,
 ): Promise<Uint8Array | Refusal> {
+  const request = context.req.raw;
   const type = request.headers.get("content-type") ?? "";
   if (!/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(type)) {
     return { status: 415, reason: "content_type", error: "A message is application/json, UTF-8" };
@@ -280,6 +306,13 @@ async function readBody(
     reason: "too_large",
     error: `A message has at most ${maxBytes} bytes`,
   };
+  const peer = peerOf(context);
+  if (peer?.body !== undefined) {
+    const got = await peer.body(maxBytes, timeoutMs);
+    if (got instanceof Uint8Array) return got;
+    if (got === "too_large") return tooLarge;
+    return got === "late" ? bodyLate(timeoutMs) : BODY_REFUSALS[got];
+  }
   const stated = request.headers.get("content-length");
   if (Number(stated ?? 0) > maxBytes) return tooLarge;
   if (stated !== null && Number(stated) > 0) return await readStated(request, tooLarge, timeoutMs);
@@ -332,6 +365,11 @@ async function readStated(
     clearTimeout(timer);
   }
 }
+
+const BODY_REFUSALS = {
+  broken: { status: 400, reason: "body_broken", error: "The connection ended within the body" },
+  no_length: { status: 411, reason: "no_length", error: "A message states its Content-Length" },
+} as const satisfies Record<string, Refusal>;
 
 function bodyLate(timeoutMs: number): Refusal {
   const error = `The body did not come within ${timeoutMs} ms`;

@@ -16,6 +16,7 @@ import {
   placeAll,
   succession,
 } from "./core/dbclient_policy.ts";
+import { type HttpServer, serveHttp } from "./effects/http_server.ts";
 import { MinderError } from "./errors.ts";
 import type { PartyId } from "./message/envelope.ts";
 
@@ -153,41 +154,30 @@ const AGENT_TIMEOUT_MS = 1000;
 
 /** Listens on both ports. @throws MinderError if a port is taken */
 export async function startHealth(options: HealthListen): Promise<HealthServer> {
-  const http = options.httpPort === null ? null : serveHttp(options, options.httpPort);
+  const http = options.httpPort === null ? null : listenHttp(options, options.httpPort);
   try {
     const agent = options.agentPort === null ? null : await serveAgent(options, options.agentPort);
     return {
       httpPort: http?.port ?? null,
       agentPort: agent?.port ?? null,
       async stop() {
-        await Promise.all([http?.stop(true), agent?.stop()]);
+        http?.stop(true);
+        await agent?.stop();
       },
     };
   } catch (error) {
-    await http?.stop(true);
+    http?.stop(true);
     throw error;
   }
 }
 
-function serveHttp(options: HealthListen, port: number): Bun.Server<undefined> {
+function listenHttp(options: HealthListen, port: number): HttpServer {
   const app = createHealthApp(options);
   try {
-    return Bun.serve({
-      hostname: options.host,
-      port,
-      idleTimeout: 5,
-      maxRequestBodySize: 1024,
-      fetch: (request) => app.fetch(withHost(request)),
-    });
+    return serveHttp({ hostname: options.host, port, fetch: (request) => app.fetch(request) });
   } catch (cause) {
     throw portError("health endpoints", options.host, port, cause);
   }
-}
-
-/** HTTP/1.0, which HAProxy's checks speak, names no host: such a request's URL is a bare path. */
-function withHost(request: Request): Request {
-  if (!request.url.startsWith("/")) return request;
-  return new Request(`http://localhost${request.url}`, { method: request.method });
 }
 
 function portError(what: string, host: string, port: number, cause: unknown): MinderError {

@@ -1,5 +1,6 @@
 /** What an endpoint with keys lets through, and from whom. */
 import { describe, expect, test } from "bun:test";
+import type { Certificate } from "../lib/effects/http_server.ts";
 import { type Answer, createEndpoint, type Peer, REFUSED_TOKENS } from "../lib/endpoint.ts";
 import { encodeMessage, type Message } from "../lib/message/mod.ts";
 import { tokenBuckets } from "../lib/rate.ts";
@@ -30,6 +31,7 @@ function endpoint(
     readonly answer?: Answer;
     readonly burst?: number;
     readonly unsigned?: boolean;
+    readonly certified?: (certificate: Certificate | null, message: Message) => boolean;
   } = {},
 ) {
   const submitted: Message[] = [];
@@ -44,6 +46,7 @@ function endpoint(
     illness: () => null,
     keyring: () => ({ keys }),
     unsigned: options.unsigned ?? false,
+    ...(options.certified === undefined ? {} : { certified: options.certified }),
     rate: {
       buckets: tokenBuckets({ burst: options.burst ?? 1e6, perSecond: 1, keysMax: 16 }),
       now: () => now,
@@ -201,5 +204,51 @@ describe("the rate of an address", () => {
     for (let n = 0; n < 20; n++) {
       expect((await post(encodeMessage(QUESTION), { peer: SOCKET })).status).toBe(200);
     }
+  });
+});
+
+describe("where certificates are shown", () => {
+  const own = { commonName: "dbserver.1", hosts: [] };
+  const certified = (certificate: Certificate | null, { sender }: Message) =>
+    certificate?.commonName === sender;
+  const shows = (peer: Peer, certificate: Certificate | null): Peer => ({ ...peer, certificate });
+
+  test("the right secret with another party's certificate, or with none, is refused and counted", async () => {
+    const { post, submitted, counters } = endpoint({ certified });
+    const forged = encodeMessage(message("arbitrator.1", "dbserver.1", ACK));
+    for (const certificate of [own, null]) {
+      const response = await post(forged, { key: node, peer: shows(FAR, certificate) });
+      expect(response.status).toBe(403);
+      expect(response.reason).toBe("wrong_certificate");
+    }
+    expect(submitted).toEqual([]);
+    expect(counters()).toEqual({ wrong_certificate: 2 });
+    const right = await post(encodeMessage(REPORTED), { key: node, peer: shows(FAR, own) });
+    expect(right.status).toBe(200);
+  });
+
+  test("the control socket takes people at their word, and no party", async () => {
+    const { post, submitted } = endpoint({ certified });
+    const peer = shows(SOCKET, null);
+    expect((await post(encodeMessage(DRAIN), { key: operator, peer })).status).toBe(200);
+    expect((await post(encodeMessage(REPORTED), { key: node, peer })).status).toBe(403);
+    expect(submitted).toEqual([DRAIN]);
+  });
+});
+
+describe("who has proven to be a peer", () => {
+  test("is whoever has had a sealed message accepted, and nobody else", async () => {
+    let proven = 0;
+    const seen = { ...FAR, proven: () => proven++ };
+    const { post } = endpoint();
+    await post(encodeMessage(QUESTION), { peer: { ...seen, isLocal: () => true } });
+    await post(encodeMessage(REPORTED), { key: stranger, peer: seen });
+    await post("nonsense", { key: node, peer: seen });
+    expect(proven).toBe(0);
+    await post(encodeMessage(REPORTED), { key: node, peer: seen });
+    expect(proven).toBe(1);
+    const refusing = endpoint({ answer: { status: 410, reason: "older_seq", error: "late" } });
+    await refusing.post(encodeMessage(REPORTED), { key: node, peer: seen });
+    expect(proven).toBe(1);
   });
 });

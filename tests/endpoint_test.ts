@@ -287,3 +287,28 @@ describe("in front of a loop", () => {
     expect((await post({ seq: 2 })).status).toBe(503);
   });
 });
+
+describe("a body that the connection reads", () => {
+  test.each([
+    ["late", 408, "body_late"],
+    ["too_large", 413, "too_large"],
+    ["broken", 400, "body_broken"],
+    ["no_length", 411, "no_length"],
+  ] as const)("%s: %d %s", async (result, status, reason) => {
+    const { app, submitted } = endpoint();
+    const peer = { address: "10.9.9.9", isLocal: () => false, body: async () => result };
+    const request = { method: "POST", headers: JSON_TYPE };
+    const response = await app.request("/messages", request, { peer });
+    expect(response.status).toBe(status);
+    expect(await response.json()).toMatchObject({ reason });
+    expect(submitted).toEqual([]);
+  });
+
+  test("and what ends before there is a request are counted with the refusals", () => {
+    const { dropped, counters, lines } = endpoint();
+    dropped("head_late", "10.9.9.9");
+    dropped("head_late", "10.9.9.9");
+    expect(counters()).toEqual({ head_late: 2 });
+    expect(lines.join()).toContain("10.9.9.9");
+  });
+});

@@ -32,7 +32,7 @@ const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/rate.ts", 3],
   ["lib/seal.ts", 4],
   ["lib/config_store.ts", 1],
-  ["lib/health.ts", 3],
+  ["lib/health.ts", 4],
   ["lib/what_if_text.ts", 3],
   ["lib/client_text.ts", 3],
   ["lib/doctor.ts", 3],

@@ -10,15 +10,22 @@ import type { Core, Millis } from "../core/core.ts";
 import { type MailEvent, mailroom } from "../correspondent.ts";
 import { postMessage } from "../effects/http.ts";
 import { Connections } from "../effects/http_client.ts";
+import {
+  type Certificate,
+  type HttpServer,
+  type ServerTls,
+  serveHttp,
+} from "../effects/http_server.ts";
 import { openSecrets, type Secrets, secretPlaces, takesUnsigned } from "../effects/secrets.ts";
-import { clientTls, readTls, type TlsFiles } from "../effects/tls.ts";
+import { openCerts, speaksFor } from "../effects/tls.ts";
 import { createEndpoint, type Endpoint, type Peer } from "../endpoint.ts";
 import { describeError, MinderError } from "../errors.ts";
 import { type Log, quietLog } from "../log.ts";
 import { type Loop, type RoleEffect, startLoop } from "../loop.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
+import type { Message } from "../message/mod.ts";
 import { tokenBuckets } from "../rate.ts";
-import { signingKey } from "../seal.ts";
+import { mayBeUnsigned, signingKey } from "../seal.ts";
 import { type Clock, systemWakeup } from "../wakeup.ts";
 import type { ConfigKeeper } from "./config_keeper.ts";
 import { notifierOfProcess, supervise } from "./supervised.ts";
@@ -27,8 +34,6 @@ import { notifierOfProcess, supervise } from "./supervised.ts";
 export const EFFECT_LIMIT_MS = 10_000;
 /** Effects under way at a shutdown may take so long. */
 const STOP_MS = 2_000;
-/** Connections without a request are closed after this, in seconds; peers report twice a second. */
-const IDLE_S = 10;
 /** Requests of one address: a party's own are some ten a second, those of many behind one address add up. */
 export const RATE_BURST = 5000;
 export const RATE_PER_SECOND = 1000;
@@ -132,9 +137,15 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
   const secrets = openKeys(config, { self, host: options.listen.host, log });
   const unsigned = takesUnsigned(config.security);
   const tlsConfig = config.security.tls;
-  const serverTls = tlsConfig === null ? null : readTls(tlsConfig, self);
-  const ownTls = clientTls(tlsConfig, self);
   const connections = new Connections();
+  const certs =
+    tlsConfig === null
+      ? null
+      : openCerts(tlsConfig, self, {
+          log,
+          onChange: ({ server }) => main.renew({ ...server, mutual: tlsConfig.mutual }),
+        });
+  let latest = config;
   const session = crypto.randomUUID();
   const configVersion = keeper?.version() ?? config.version;
   const machine = mailroom<S, E, F>({ self, config, session, core, configVersion });
@@ -149,13 +160,18 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     ...(options.laneOf === undefined ? {} : { laneOf: options.laneOf }),
     post: ({ url, message, timeoutMs }, signal) => {
       const key = secrets === null ? null : signingKey(secrets.ring(), "node");
-      const tls = ownTls;
+      const tls = certs?.current().client ?? null;
       return postMessage({ url, message, timeoutMs, signal, key, unsigned, tls, connections });
     },
     onConfigVersion: (version) => keeper?.heard(version),
     phaseOf: options.phaseOf,
     log,
   });
+  /** Without a certificate: on loopback, where only what needs no proof is taken. */
+  function certified(certificate: Certificate | null, message: Message): boolean {
+    if (certificate === null) return mayBeUnsigned(message);
+    return speaksFor(certificate, message.sender, latest);
+  }
   const endpoint = createEndpoint({
     submit: (message) => loop.submit(message),
     status: () => ({
@@ -169,6 +185,7 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     log: quietLog(log, () => clock.now()),
     keyring: () => secrets?.ring() ?? null,
     unsigned,
+    ...(tlsConfig?.mutual === true ? { certified } : {}),
     rate: {
       buckets: tokenBuckets({
         burst: RATE_BURST,
@@ -180,13 +197,18 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
   });
   const { host, port } = options.listen;
   const isOwn = ownAddresses(clock.now);
-  const servers = [
-    listen({ hostname: host, port, ...tlsOptions(serverTls, tlsConfig?.mutual) }, endpoint, isOwn),
-    ...(options.controlSocket === null ? [] : [listenUnix(options.controlSocket, endpoint)]),
-    ...(serverTls === null && isLoopback(host) ? [] : listenPlain(port, { endpoint, isOwn, log })),
-  ];
-  const onHangup = (): void => secrets?.reload();
-  if (secrets !== null) process.on("SIGHUP", onHangup);
+  const shown =
+    certs === null ? null : { ...certs.current().server, mutual: tlsConfig?.mutual ?? true };
+  const main = listen({ hostname: host, port, tls: shown }, endpoint, isOwn);
+  const loopback =
+    shown === null && isLoopback(host) ? null : listenPlain(port, { endpoint, isOwn, log });
+  const control =
+    options.controlSocket === null ? null : listenUnix(options.controlSocket, endpoint);
+  const onHangup = (): void => {
+    secrets?.reload();
+    certs?.reload();
+  };
+  if (secrets !== null || certs !== null) process.on("SIGHUP", onHangup);
   log.info("started", { host, port, controlSocket: options.controlSocket, config: config.version });
   const supervisor = supervise(loop, notifierOfProcess(), () => {
     const { phase, because } = options.phaseOf(loop.state().core);
@@ -198,19 +220,25 @@ export function startParty<S, E extends { readonly on: string }, F extends { rea
     supervisor.stopping();
     keeper?.stop();
     // Requests under way get their answers from the loop; no new ones come in.
-    for (const server of servers) void server.stop(false);
+    main.stop(false);
+    loopback?.stop(false);
+    void control?.stop(false);
     await loop.stop(STOP_MS);
-    for (const server of servers) await server.stop(true);
+    main.stop(true);
+    loopback?.stop(true);
+    await control?.stop(true);
     connections.close();
     process.off("SIGHUP", onHangup);
     secrets?.close();
+    certs?.close();
     log.info("stopped");
   }
   function adopt(next: ClusterConfig, version: number): void {
+    latest = next;
     loop.adopt(mailroom<S, E, F>({ self, config: next, session, core, configVersion: version }));
   }
 
-  const scheme = serverTls === null ? "http" : "https";
+  const scheme = shown === null ? "http" : "https";
   return { loop, url: `${scheme}://${host}:${port}`, adopt, stop };
 }
 
@@ -228,37 +256,29 @@ export function listenAt(
 interface ListenAt {
   readonly hostname: string;
   readonly port: number;
-  readonly tls?: Bun.TLSOptions;
-}
-
-function tlsOptions(files: TlsFiles | null, mutual = true): { readonly tls?: Bun.TLSOptions } {
-  if (files === null) return {};
-  const { cert, key, ca } = files;
-  return { tls: { cert, key, ca, requestCert: mutual, rejectUnauthorized: mutual } };
+  readonly tls: ServerTls | null;
 }
 
 function listen(
   at: ListenAt,
-  { app }: Endpoint,
+  { app, dropped }: Endpoint,
   isOwn: (address: string) => boolean,
-): Bun.Server<undefined> {
-  try {
-    return Bun.serve({
-      ...at,
-      idleTimeout: IDLE_S,
-      fetch(request, server) {
-        const address = server.requestIP(request)?.address ?? "unknown";
-        const peer: Peer = { address, isLocal: () => isOwn(address) };
-        return app.fetch(request, { peer });
-      },
-    });
-  } catch (cause) {
-    throw new MinderError("Cannot listen", {
-      where: `${at.hostname}:${at.port}`,
-      hint: "Is another minder running here, or is this address not this host's?",
-      cause,
-    });
-  }
+): HttpServer {
+  return serveHttp({
+    ...at,
+    fetch(request, visitor) {
+      const { address, certificate } = visitor;
+      const peer: Peer = {
+        address,
+        isLocal: () => isOwn(address),
+        certificate,
+        body: (maxBytes, timeoutMs) => visitor.body(maxBytes, timeoutMs),
+        proven: () => visitor.proven(),
+      };
+      return app.fetch(request, { peer });
+    },
+    dropped,
+  });
 }
 
 /**
@@ -272,12 +292,12 @@ function listenPlain(
     readonly isOwn: (address: string) => boolean;
     readonly log: Log;
   },
-): readonly Bun.Server<undefined>[] {
+): HttpServer | null {
   try {
-    return [listen({ hostname: "127.0.0.1", port }, options.endpoint, options.isOwn)];
+    return listen({ hostname: "127.0.0.1", port, tls: null }, options.endpoint, options.isOwn);
   } catch (error) {
     options.log.warn("loopback_port_taken", { port, error: describeError(error) });
-    return [];
+    return null;
   }
 }
 

@@ -4,7 +4,11 @@ import { readFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { askArbitrator } from "../../lib/effects/ask.ts";
+import { makeCerts } from "../../lib/effects/certs.ts";
 import { readClusterConfig } from "../../lib/effects/config_file.ts";
+import { postMessage } from "../../lib/effects/http.ts";
+import { readSecretFile } from "../../lib/effects/secrets.ts";
+import { clientTls } from "../../lib/effects/tls.ts";
 import { until } from "../../lib/lab/exec.ts";
 import {
   BED_NET,
@@ -13,6 +17,8 @@ import {
   prepareBed,
   startParty,
 } from "../../lib/lab/fuzz_bed.ts";
+import type { PartyId } from "../../lib/message/envelope.ts";
+import type { Message } from "../../lib/message/mod.ts";
 import { makeScratch, removeScratch } from "../support/scratch.ts";
 
 const SCRIPTS = join(import.meta.dir, "../../scripts");
@@ -72,6 +78,58 @@ describe("parties as processes", () => {
     const plain = fetch(url.replace("https", "http"), { signal: AbortSignal.timeout(2000) });
     expect(await plain.then((response) => response.status, String)).not.toBe(200);
   }, 40_000);
+
+  test("over mutual TLS, a server with the secret and a certificate of its own cannot be the arbitrator", async () => {
+    const { config } = await bed({ tls: true });
+    const { tls, secretFile } = config.security;
+    if (tls === null || secretFile === null) throw new Error("The bed has no TLS");
+    const [key] = readSecretFile(secretFile, "node");
+    if (key === undefined) throw new Error("The bed has no secret");
+    const forged: Message = {
+      v: 1,
+      sender: "arbitrator.1",
+      receiver: "dbserver.1",
+      session: "forged",
+      seq: 1,
+      toSession: "",
+      configVersion: 1,
+      verb: "request_status",
+      parameters: { because: "" },
+    };
+    const post = (id: string, url: string) =>
+      postMessage({ url, message: forged, timeoutMs: 5000, key, tls: clientTls(tls, id) });
+    const url = `${config.urlById.get("dbserver.1")}/messages`;
+    expect(await post("dbserver.2", url)).toMatchObject({
+      status: 403,
+      reason: "wrong_certificate",
+    });
+    // Nor over the plain port that is there for the notify handler.
+    const plain = await post("dbserver.2", "http://127.0.0.1:4570/messages");
+    expect("message" in plain).toBe(false);
+    // With the arbitrator's own it would be one: its session is asked for, as everybody's is.
+    expect(await post("arbitrator.1", url)).toMatchObject({ status: 409 });
+  }, 40_000);
+
+  test("take new certificates without a restart, and go on hearing each other", async () => {
+    const { config } = await bed({ tls: true });
+    const ids = ["arbitrator.1", "dbserver.1", "dbserver.2"];
+    for (const id of ids) {
+      const [, last = ""] =
+        /(\d+)$/.exec(config.urlById.get(id as PartyId)?.replace(/:\d+$/, "") ?? "") ?? [];
+      makeCerts(folder, [{ id, hosts: [`${BED_NET}.${last}`] }]);
+    }
+    for (const id of ids) {
+      await until(
+        `${id} shows the new one`,
+        () => readFileSync(join(folder, `${id}.log`), "utf8").includes("certificates_changed"),
+        { timeoutMs: 20_000 },
+      );
+    }
+    await until("the arbitrator hears both watchdogs", async () => await hears(config), {
+      timeoutMs: 20_000,
+      pauseMs: 100,
+    });
+  }, 60_000);
 
   test.skipIf(!isRoot)(
     "run as a user without rights",
