@@ -18,7 +18,7 @@ export interface OrderFlags {
   readonly deadlineMs: number | null;
 }
 
-const NODE_VERBS = ["undrain", "retire", "restore", "start", "discard"] as const;
+const NODE_VERBS = ["undrain", "retire", "restore", "start", "discard", "reseed"] as const;
 
 /**
  * The message that the words stand for.

@@ -24,6 +24,7 @@ Orders:
   retire NODE                a server that is gone for good has no say any more
   restore NODE               it has a say again
   start NODE                 try a server again that was given up after failed starts
+  reseed NODE                set its data aside and take all of another server's
   discard NODE               remove the old data that was set aside before its full transfer
   make_primary SEGMENT [--force] [--allow-data-loss [--confirm WORDS]]
                              promote a segment that the rules hold back; --force: whoever is silent is

@@ -215,7 +215,7 @@ describe("where certificates are shown", () => {
 
   test("the right secret with another party's certificate, or with none, is refused and counted", async () => {
     const { post, submitted, counters } = endpoint({ certified });
-    const forged = encodeMessage(message("arbitrator.1", "dbserver.1", ACK));
+    const forged = encodeMessage(messageOf("arbitrator.1", "dbserver.1", ACK));
     for (const certificate of [own, null]) {
       const response = await post(forged, { key: node, peer: shows(FAR, certificate) });
       expect(response.status).toBe(403);

@@ -36,6 +36,7 @@ describe("orderOf()", () => {
       },
     ],
     ["undrain db1", {}, { verb: "undrain", parameters: { ...SIGNED, node: "db1" } }],
+    ["reseed db1", {}, { verb: "reseed", parameters: { ...SIGNED, node: "db1" } }],
     ["retire db1", {}, { verb: "retire", parameters: { ...SIGNED, node: "db1" } }],
     ["restore db1", {}, { verb: "restore", parameters: { ...SIGNED, node: "db1" } }],
     ["pause", {}, { verb: "pause", parameters: SIGNED }],

@@ -3,7 +3,12 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join, normalize } from "node:path";
 import { RULES } from "../lib/core/arbitrator_rules.ts";
-import { MAKE_PRIMARY_CHECKS, ORDER_CHECKS, START_CHECKS } from "../lib/core/dbserver_orders.ts";
+import {
+  MAKE_PRIMARY_CHECKS,
+  ORDER_CHECKS,
+  RESEED_CHECKS,
+  START_CHECKS,
+} from "../lib/core/dbserver_orders.ts";
 import { ALIASES, ROUTES, type Route, verbsOf } from "../lib/message/mod.ts";
 
 const ROOT = join(import.meta.dir, "..");
@@ -126,15 +131,17 @@ describe("the rules", () => {
   });
 
   test("each check of an order is named by a test", () => {
-    const checks = [...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS, ...START_CHECKS];
+    const checks = [
+      ...[...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS],
+      ...[...START_CHECKS, ...RESEED_CHECKS],
+    ];
     const missing = checks.map((check) => check.id).filter((id) => !names.includes(id));
     expect(missing).toEqual([]);
   });
 
   test("ids are unique", () => {
-    const ids = [...RULES, ...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS, ...START_CHECKS].map(
-      (rule) => rule.id,
-    );
+    const checks = [...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS, ...START_CHECKS, ...RESEED_CHECKS];
+    const ids = [...RULES, ...checks].map((rule) => rule.id);
     expect(new Set(ids).size).toBe(ids.length);
   });
 });

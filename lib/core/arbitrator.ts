@@ -387,6 +387,10 @@ function learnOutcome(turn: Turn, event: Answered): void {
       learnEviction(turn, event.by, { order: sent.parameters, ack: reply.parameters });
     return;
   }
+  if (sent.verb === "reseed") {
+    if ("epoch" in sent.parameters && reply.verb === "ack") learnReseed(turn, event.by, reply);
+    return;
+  }
   if (sent.verb !== "make_primary" && sent.verb !== "bootstrap") return;
   if (!("epoch" in sent.parameters) || reply.verb !== "ack" || grant === null) return;
   if (sent.parameters.epoch !== grant.epoch || event.by !== grant.target) return;
@@ -406,6 +410,18 @@ function learnOutcome(turn: Turn, event: Answered): void {
     default:
       unreachable(outcome);
   }
+}
+
+/** A person was told that it is ordered: what the server says to it is in status and history. */
+function learnReseed(turn: Turn, by: PartyId, { parameters }: { readonly parameters: Ack }): void {
+  const { outcome, because } = parameters;
+  log(turn, "order_answered", { order: "reseed", target: by, outcome, because });
+  const name = turn.state.config.serverById.get(by)?.name ?? by;
+  decided(turn, {
+    rule: "order.reseed",
+    because: clip(`${name}: ${outcome}: ${because}`),
+    wouldChange: "another order",
+  });
 }
 
 /** An order refused is void, its fork point too; its number is used up all the same. */

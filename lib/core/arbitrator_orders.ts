@@ -45,6 +45,7 @@ export function obeyPerson(turn: Turn, event: Arrived<"arbitrator">): void {
     case "restore":
     case "start":
     case "discard":
+    case "reseed":
     case "pause":
     case "resume":
     case "make_primary":
@@ -109,6 +110,18 @@ function carryOut(turn: Turn, order: Order, change: Change): void {
       for (const [id, discard] of change.discard) wishes.set(id, { ...wishOf(id), discard });
       keepInMind(turn, { wishes: [...wishes.values()] });
       for (const to of [...change.start, ...change.discard.keys()]) askAnew(turn, order, to);
+      return;
+    }
+    case "reseed": {
+      const { to, reportNumber, position } = change;
+      const { epoch, storeId } = turn.state.durable;
+      const because = clip(`${order.parameters.who}: ${order.parameters.why}`);
+      turn.effects.push({
+        do: "send",
+        to,
+        body: { verb: "reseed", parameters: { epoch, storeId, reportNumber, because, position } },
+        expiresMs: turn.state.config.timing.resendMs,
+      });
       return;
     }
     case "promote":

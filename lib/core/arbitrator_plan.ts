@@ -13,10 +13,10 @@ import type {
   ResumeOrder,
   SwitchoverOrder,
 } from "../message/command.ts";
-import type { Aside } from "../message/dbserver.ts";
+import type { Aside, Position } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import type { BodyOf } from "../message/mod.ts";
-import { isJoint } from "../wsrep_status.ts";
+import { holdsMajority, isJoint } from "../wsrep_status.ts";
 import { chooseBootstrap, type Outage } from "./arbitrator_outage.ts";
 import { clip, factsOf, judge, PROMOTE, RULES, type Rule } from "./arbitrator_rules.ts";
 import {
@@ -50,6 +50,13 @@ export type Change =
       readonly start: readonly PartyId[];
       readonly discard: ReadonlyMap<PartyId, readonly string[]>;
     }
+  /** Let this server take another's data. */
+  | {
+      readonly is: "reseed";
+      readonly to: PartyId;
+      readonly reportNumber: number;
+      readonly position: Position | null;
+    }
   /** Put an arbitrator that has lost its state back to work. */
   | { readonly is: "rearm" }
   /** Promote: the decision that follows in the same step grants it. */
@@ -81,6 +88,8 @@ export function planOrder(state: ArbitratorState, order: Order, now: Millis): Pl
       return planStart(state, order.parameters, now);
     case "discard":
       return planDiscard(state, order.parameters, now);
+    case "reseed":
+      return planReseed(state, order.parameters, now);
     case "pause":
       return planPause(state, order.parameters);
     case "resume":
@@ -408,6 +417,97 @@ function planDiscard(state: ArbitratorState, order: NodeOrder, now: Millis): Pla
       is: "wish",
       start: [],
       discard: new Map(found.map(({ id, aside }) => [id, aside.map(({ name }) => name)])),
+    },
+  });
+}
+
+/** One server at a time, and only where the others are fit to go on, and to give it their data. */
+function planReseed(state: ArbitratorState, order: NodeOrder, now: Millis): Planned {
+  const { config, durable } = state;
+  const server = config.servers.find(({ name, id }) => name === order.node || id === order.node);
+  const maxAgeMs = config.timing.suspectMs;
+  const reports = config.servers.flatMap((each) => {
+    const report = youngReport(state, each.id, { now, maxAgeMs });
+    return report === null ? [] : [{ each, report }];
+  });
+  const own = reports.find(({ each }) => each === server)?.report ?? null;
+  const name = server?.name ?? order.node;
+  const donors = reports.filter(
+    ({ each, report }) =>
+      each !== server &&
+      report.serving === "on" &&
+      report.localState === "Synced" &&
+      !report.diverged,
+  );
+  const left = new Set(donors.map(({ each }) => each.name));
+  const { grant } = durable;
+  const solo = grant !== null && holdsMajority(config, grant.segment, left, durable.retired);
+  const other = reports.find(({ each, report }) => each !== server && report.diverged);
+  const known = config.servers.map((each) => each.name).join(", ");
+  const drained = durable.draining.some((id) => id === server?.id);
+  const open = own?.serving === "on" && !drained;
+  const taken = [...standingOf(state, "pause"), ...standingOf(state, "switchover")];
+  const stops = own !== null && own.running !== "down";
+  return finish({
+    order: "reseed",
+    named: true,
+    checks: [
+      check(
+        "name.known",
+        server === undefined ? `no server is called ${order.node}: there are ${known}` : null,
+        name,
+      ),
+      check(
+        "server.speaks",
+        own === null ? `the watchdog of ${name} is not heard: start it first` : null,
+        `${name} reports`,
+      ),
+      check(
+        "store.trusted",
+        state.observing ?? state.diskError,
+        "the store is writable and can be relied on",
+      ),
+      freeOf(taken, order),
+      check(
+        "reseed.alone",
+        other === undefined
+          ? null
+          : `${other.each.name} takes a full transfer: wait until it serves, one at a time`,
+        "no other server is at it",
+      ),
+      check(
+        "reseed.donor",
+        donors.length === 0
+          ? "no other server serves and is Synced: it may be the last good copy"
+          : null,
+        `${[...left].join(", ")} could give their data`,
+      ),
+      check(
+        "reseed.remainder",
+        isJoint(config, left) || solo
+          ? null
+          : `without ${name} only ${left.size === 0 ? "nobody" : [...left].join(", ")} would be left, too few to serve on: bring another server back first`,
+        "the others serve on without it",
+      ),
+      check(
+        "clients.gone",
+        open ? `${name} takes clients: say drain ${name} first` : null,
+        `${name} is drained, or takes no clients`,
+      ),
+    ],
+    already: own?.diverged === true ? `${name} is to take a full transfer already` : null,
+    because: `${name} takes a full transfer from another server, its data is set aside`,
+    steps: [
+      ...(stops ? [`${name} leaves the cluster and stops; sessions there end`] : []),
+      "its data directory is set aside beside the new one: that takes as much space again",
+      `mariadbd starts empty and takes all data of a server that serves: ${[...left].join(", ")}`,
+      `it takes clients when it is Synced; undrain ${name} then, and discard ${name} when nobody needs the old data`,
+    ],
+    change: {
+      is: "reseed",
+      to: server?.id ?? "dbserver.0",
+      reportNumber: own?.reportNumber ?? 0,
+      position: stops ? null : (own?.position ?? null),
     },
   });
 }

@@ -32,6 +32,7 @@ import type { DbServerEffect, DbServerEvent, ServerDurable } from "./dbserver_io
 import {
   continueEviction,
   continueOrder,
+  donorFor,
   formed,
   hearOrder,
   orderWritten,
@@ -178,6 +179,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     primarySegment: null,
     startVerdict: "wait",
     diverged: false,
+    reseedFor: null,
     adopted: false,
     foundAt: null,
     proven: false,
@@ -1073,52 +1075,17 @@ function manage(turn: Turn): void {
   if (verdict === null) return;
   // A provider that closes again after a restart refuses its own data: only new data helps.
   const mode = state.closures >= 2 ? "reseed" : verdict;
-  const donor = mode === "reseed" ? donorFor(state, now) : null;
+  const donor = mode === "reseed" ? donorFor(state, { now }) : null;
   if (mode === "reseed" && donor === null) {
     set(turn, { startAt: now + state.config.timing.reportIntervalMs });
     return;
   }
   set(turn, { handling: "start", startVerdict: "wait" });
   if (mode === "reseed") {
-    set(turn, { diverged: false });
+    set(turn, { diverged: false, reseedFor: null });
     keep(turn, { leftPrimary: null });
   }
   turn.effects.push({ do: "start", mode, position: state.position, donor });
-}
-
-/**
- * Whose data a reseeded server takes: left alone, Galera prefers a neighbour of the same segment, which
- * may have the very rows that are to go (measured). One that serves has been proven in line; where
- * nobody serves yet, one that began the newest epoch, or stood beyond no fork point by its own word.
- */
-function donorFor(state: DbServerState, now: Millis): string | null {
-  const { config, primarySegment } = state;
-  let best: { readonly name: string; readonly rank: number } | null = null;
-  for (const [id, { report, at }] of state.peers) {
-    const server = config.serverById.get(id);
-    if (server === undefined || now - at > config.timing.suspectMs) continue;
-    if (report.primary !== "yes" || report.localState !== "Synced" || report.diverged) continue;
-    const serves = report.serving === "on";
-    if (!serves && !isInLine(state, report)) continue;
-    const rank = (serves ? 2 : 0) + (server.segment === primarySegment ? 1 : 0);
-    if (best === null || rank > best.rank) best = { name: server.name, rank };
-  }
-  return best?.name ?? null;
-}
-
-function isInLine({ durable, epochs }: DbServerState, report: Report): boolean {
-  const { epochServed, epochSeen, stood } = report;
-  if (epochServed >= durable.epochSeen) return true;
-  return (
-    epochSeen >= durable.epochSeen &&
-    epochs.every(
-      ({ epoch, forkPoint }) =>
-        epoch <= epochServed ||
-        forkPoint === null ||
-        stood === undefined ||
-        (stood.uuid === forkPoint.uuid && stood.seqno <= forkPoint.seqno),
-    )
-  );
 }
 
 /**

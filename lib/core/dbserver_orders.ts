@@ -4,15 +4,17 @@
  */
 import { unreachable } from "../errors.ts";
 import type { Evict, MakePrimary, StartOrder } from "../message/arbitrator.ts";
+import type { Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { words } from "../message/mod.ts";
-import { fingerprintMembers } from "../wsrep_status.ts";
-import type { Arrived } from "./core.ts";
+import { fingerprintMembers, holdsMajority } from "../wsrep_status.ts";
+import type { Arrived, Millis } from "./core.ts";
 import { EVICT_DEADLINE_MS, endedMembers, remainder } from "./dbserver_evict.ts";
 import type { DbServerEvent } from "./dbserver_io.ts";
 import {
   type DbServerState,
   type EvictionInHand,
+  holdsNewestGrant,
   lineageOf,
   type OrderInHand,
   viewOf,
@@ -31,6 +33,8 @@ interface OrderFacts {
   readonly state: DbServerState;
   readonly now: number;
   readonly order: MakePrimary | StartOrder | Evict;
+  /** Does it open an epoch, which then must be newer than any. @default true, but for an eviction without a grant */
+  readonly grants?: boolean;
 }
 
 interface Check {
@@ -50,10 +54,9 @@ export const ORDER_CHECKS = [
   },
   {
     id: "epoch.newer",
-    against: ({ state, order }) => {
+    against: ({ state, order, grants = !("uuids" in order) || order.grant !== null }) => {
       const { epochObeyed, epochSeen } = state.durable;
-      // Without a grant an eviction opens no epoch: it only must not come from an older one.
-      const grants = !("uuids" in order) || order.grant !== null;
+      // What opens no epoch only must not come from an older one.
       if (order.epoch >= epochSeen && (order.epoch > epochObeyed || !grants)) return null;
       return `epoch ${order.epoch} is not newer than ${Math.max(epochObeyed, epochSeen)}`;
     },
@@ -185,6 +188,32 @@ export const START_CHECKS = [
   },
 ] as const satisfies readonly Check[];
 
+/** Further checks of reseed, with that of a start's position: the others must be able to do without this server. */
+export const RESEED_CHECKS = [
+  {
+    id: "reseed.donor",
+    against: ({ state, now }) =>
+      donorFor(state, { now, serving: true }) === null
+        ? "no other server serves whose data this one could take"
+        : null,
+  },
+  {
+    id: "reseed.remainder",
+    against: ({ state }) => {
+      const { status, config, self, retired } = state;
+      if (status?.primary !== true || status.gcommUuid === null) return null;
+      const { joint, quorum, names } = remainder(state, status, [status.gcommUuid]);
+      const held = holdsNewestGrant(state) && holdsMajority(config, self.segment, names, retired);
+      return quorum && (joint || held) ? null : "the others would not serve on without this server";
+    },
+  },
+  {
+    id: "reseed.idle",
+    against: ({ state }) =>
+      state.handling === null ? null : `mariadbd is being dealt with: ${state.handling}`,
+  },
+] as const satisfies readonly Check[];
+
 /** The first check that an order fails, in words; null if it passes all. */
 export function refusal(checks: readonly Check[], facts: OrderFacts): string | null {
   for (const check of checks) {
@@ -209,10 +238,7 @@ export function hearOrder(turn: Turn, event: Arrived<"dbserver">): void {
       hearEvict(turn, event, body.parameters);
       return;
     case "reseed":
-      ack(turn, ticket, {
-        outcome: "refused",
-        because: `${body.verb} is switched off in this version`,
-      });
+      hearReseed(turn, ticket, body.parameters);
       return;
     case "db_status_report":
     case "request_status":
@@ -304,6 +330,65 @@ function hearStart(
   });
   const servedBefore = state.durable.epochServed;
   set(turn, { startOrder: { ticket, bootstrap, epoch: order.epoch, order, servedBefore } });
+}
+
+/**
+ * Its data is not to be used any more: it stops, and takes a full transfer by the verdict that a stopped
+ * server gets. Held in memory: one that forgets it half-way comes back with what it has.
+ */
+function hearReseed(turn: Turn, ticket: number, order: StartOrder): void {
+  const { state, now } = turn;
+  const running = state.process.is === "running";
+  const position = START_CHECKS.filter((check) => check.id === "position.same" && !running);
+  const checks = [...ORDER_CHECKS, ...RESEED_CHECKS, ...position];
+  const refused = refusal(checks, { state, now, order, grants: false });
+  log(turn, "reseed", { epoch: order.epoch, because: order.because, refused });
+  if (refused !== null) {
+    ack(turn, ticket, { outcome: "refused", because: refused });
+    return;
+  }
+  // Starts that failed did so with the data that goes.
+  set(turn, { diverged: true, reseedFor: order.because, failedStarts: 0, startAt: now });
+  ack(turn, ticket, { because: running ? "stopping first" : "its data will be set aside" });
+}
+
+/**
+ * Whose data a reseeded server takes: left alone, Galera prefers a neighbour of the same segment, which
+ * may have the very rows that are to go (measured). One that serves has been proven in line; where
+ * nobody serves yet, one that began the newest epoch, or stood beyond no fork point by its own word.
+ */
+export function donorFor(
+  state: DbServerState,
+  options: { readonly now: Millis; readonly serving?: boolean },
+): string | null {
+  const { now, serving = false } = options;
+  const { config, primarySegment } = state;
+  let best: { readonly name: string; readonly rank: number } | null = null;
+  for (const [id, { report, at }] of state.peers) {
+    const server = config.serverById.get(id);
+    if (server === undefined || now - at > config.timing.suspectMs) continue;
+    if (report.primary !== "yes" || report.localState !== "Synced" || report.diverged) continue;
+    const serves = report.serving === "on";
+    if (!serves && (serving || !isInLine(state, report))) continue;
+    const rank = (serves ? 2 : 0) + (server.segment === primarySegment ? 1 : 0);
+    if (best === null || rank > best.rank) best = { name: server.name, rank };
+  }
+  return best?.name ?? null;
+}
+
+function isInLine({ durable, epochs }: DbServerState, report: Report): boolean {
+  const { epochServed, epochSeen, stood } = report;
+  if (epochServed >= durable.epochSeen) return true;
+  return (
+    epochSeen >= durable.epochSeen &&
+    epochs.every(
+      ({ epoch, forkPoint }) =>
+        epoch <= epochServed ||
+        forkPoint === null ||
+        stood === undefined ||
+        (stood.uuid === forkPoint.uuid && stood.seqno <= forkPoint.seqno),
+    )
+  );
 }
 
 /**

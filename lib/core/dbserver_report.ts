@@ -149,9 +149,11 @@ function becauseOf(state: DbServerState, right: string): string {
   }
   if (state.process.is === "stopped") {
     const gaveUp =
-      state.failedStarts < FAILED_STARTS_MAX
-        ? ""
-        : `${state.failedStarts} starts in a row failed, mend it and order a start; `;
+      state.reseedFor !== null
+        ? `is to take a full state transfer: ${state.reseedFor}; `
+        : state.failedStarts < FAILED_STARTS_MAX
+          ? ""
+          : `${state.failedStarts} starts in a row failed, mend it and order a start; `;
     return `mariadbd is not running: ${gaveUp}${state.process.because}`;
   }
   if (state.status === null) {
@@ -162,6 +164,7 @@ function becauseOf(state: DbServerState, right: string): string {
       ? `mariadbd is starting: it recovers, or takes a state transfer (${error})`
       : `mariadbd does not answer: ${error}`;
   }
+  if (state.reseedFor !== null) return `is to take a full state transfer: ${state.reseedFor}`;
   if (state.diverged) return "has rows beyond a fork point: needs a full state transfer";
   return right;
 }

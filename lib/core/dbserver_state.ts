@@ -210,6 +210,8 @@ export interface DbServerState {
   readonly startVerdict: "join" | "reseed" | "bootstrap" | "wait";
 
   readonly diverged: boolean;
+  /** Why a person wants its data transferred anew, while that has not begun; else null. */
+  readonly reseedFor: string | null;
   /** A mariadbd that this watchdog did not start has not answered yet: nobody saw where it has been. */
   readonly adopted: boolean;
   /** Where such a mariadbd stood when first asked, until it is proven in line; else null. */

@@ -56,7 +56,10 @@ export const EvictSchema = v.strictObject({
 });
 export type Evict = v.InferOutput<typeof EvictSchema>;
 
-/** `bootstrap`, `start`, `reseed`: orders to a stopped server, with the position it was judged by. */
+/**
+ * `bootstrap`, `start`: orders to a stopped server, with the position it was judged by. `reseed`: to one that
+ * runs too, which stops first; then the position is null.
+ */
 export const StartOrderSchema = v.strictObject({
   ...orderEntries,
   position: v.nullable(PositionSchema),

@@ -30,7 +30,7 @@ export type HistoryAsk = v.InferOutput<typeof HistoryAskSchema>;
 /** `snapshot`: everything that the arbitrator decides by. */
 export const SnapshotAskSchema = v.strictObject({});
 
-/** `undrain`, `retire`, `restore`, `start`, `discard`: a server name, a party id such as dbserver.2, or a segment. */
+/** `undrain`, `retire`, `restore`, `start`, `discard`, `reseed`: a server name, a party id such as dbserver.2, or a segment. */
 export const NodeOrderSchema = v.strictObject({ ...orderEntries, node: NameSchema });
 export type NodeOrder = v.InferOutput<typeof NodeOrderSchema>;
 

@@ -82,6 +82,7 @@ export const ROUTES = {
     body("restore", NodeOrderSchema),
     body("start", NodeOrderSchema),
     body("discard", NodeOrderSchema),
+    body("reseed", NodeOrderSchema),
     body("pause", PauseSchema),
     body("resume", ResumeSchema),
     body("make_primary", MakePrimaryOrderSchema),

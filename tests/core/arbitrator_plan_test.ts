@@ -197,6 +197,124 @@ describe("orders about one server", () => {
   });
 });
 
+describe("reseed", () => {
+  const order = { verb: "reseed", parameters: { ...EVE, node: "a1" } } as const;
+
+  function drained(): ArbitratorStory {
+    const story = calmArbitrator();
+    story.person({ verb: "drain", parameters: { ...EVE, node: "a1" } });
+    story.reports(ALL);
+    return story;
+  }
+
+  test("of a drained server: it is ordered, by its own report, and its refusal is told", () => {
+    const story = drained();
+    expect(dryRun(story, order)).toMatchObject({
+      outcome: "would",
+      steps: [
+        expect.stringContaining("a1 leaves the cluster and stops"),
+        expect.any(String),
+        expect.stringContaining("a2, b1, b2"),
+        expect.stringContaining("undrain a1 then"),
+      ],
+    });
+    story.effects = [];
+    expect(story.person(order)?.outcome).toBe("ok");
+    const sent = story.effects.flatMap((effect) => (effect.do === "send" ? [effect] : []));
+    expect(sent).toMatchObject([
+      {
+        to: "dbserver.1",
+        body: {
+          verb: "reseed",
+          parameters: { epoch: 0, storeId: "store-1", because: "eve: new disk", position: null },
+        },
+      },
+    ]);
+    const [one] = sent;
+    if (one === undefined) throw new Error("Nothing was sent");
+    story.answered(one, "refused");
+    expect(story.logged()).toContain("order_answered");
+    expect(story.state.decisions.map(({ verdict }) => verdict)).toContainEqual({
+      wouldChange: "another order",
+      rule: "order.reseed",
+      because: expect.stringContaining("a1: refused"),
+    });
+  });
+
+  test("of a stopped one: by the position that it has reported", () => {
+    const story = calmArbitrator();
+    story.report("a1", down(90));
+    story.effects = [];
+    expect(story.person(order)?.outcome).toBe("ok");
+    expect(story.effects.find((effect) => effect.do === "send")).toMatchObject({
+      body: { verb: "reseed", parameters: { position: { seqno: 90 } } },
+    });
+    story.report("a1", { ...down(90), diverged: true });
+    expect(dryRun(story, order).outcome).toBe("already");
+  });
+
+  const table: readonly (readonly [string, () => ArbitratorStory, string, RegExp])[] = [
+    ["clients.gone", calmArbitrator, "a1", /a1 takes clients: say drain a1 first/],
+    ["name.known", calmArbitrator, "dc1", /no server is called dc1: there are a1, a2, b1, b2/],
+    ["server.speaks", () => calmArbitrator().pass(6_000), "a1", /start it first/],
+    [
+      "order.free",
+      () => {
+        const story = drained();
+        story.person({ verb: "pause", parameters: BOB });
+        return story;
+      },
+      "a1",
+      /bob has paused/,
+    ],
+    [
+      "reseed.alone",
+      () => {
+        const story = drained();
+        story.report("b1", { ...down(100), diverged: true });
+        return story;
+      },
+      "a1",
+      /b1 takes a full transfer: wait/,
+    ],
+    [
+      "reseed.donor",
+      () => {
+        const story = drained();
+        story.reports(["a2", "b1", "b2"], { serving: "off", fenced: true });
+        return story;
+      },
+      "a1",
+      /last good copy/,
+    ],
+    [
+      "reseed.remainder",
+      () => {
+        const story = drained();
+        story.reports(["a2", "b2"], { serving: "off", fenced: true });
+        return story;
+      },
+      "a1",
+      /bring another server back first/,
+    ],
+  ];
+  for (const [id, story, node, because] of table) {
+    test(`${id} refuses, and says what to do`, () => {
+      const live = story();
+      live.effects = [];
+      const asked = { verb: "reseed", parameters: { ...EVE, node } } as const;
+      const plan = dryRun(live, asked);
+      expect(plan.outcome).toBe("refused");
+      expect(plan.because).toStartWith(`${id}: `);
+      expect(plan.because).toMatch(because);
+      expect(live.person(asked)?.outcome).toBe("refused");
+      expect(live.effects.some((one) => one.do === "send" && one.body.verb === "reseed")).toBe(
+        false,
+      );
+    });
+  }
+});
+
 describe("a dry run", () => {
   for (const [what, story, order] of CASES) {
     test(`${what}: says what the order then does, and changes nothing`, () => {

@@ -1,12 +1,20 @@
 import { describe, expect, test } from "bun:test";
-import { MAKE_PRIMARY_CHECKS, ORDER_CHECKS, START_CHECKS } from "../../lib/core/dbserver_orders.ts";
+import {
+  MAKE_PRIMARY_CHECKS,
+  ORDER_CHECKS,
+  RESEED_CHECKS,
+  START_CHECKS,
+} from "../../lib/core/dbserver_orders.ts";
+import type { Report } from "../../lib/message/dbserver.ts";
 import {
   ALL,
   ARBITRATOR,
   coreCluster,
   DC1,
   DC2,
+  membersOf,
   printOf,
+  reportOf,
   ServerStory,
   STATE_UUID,
   servingServer,
@@ -31,7 +39,8 @@ function stopped(durable = {}): ServerStory {
 }
 
 test("every check of every table has its own id", () => {
-  const ids = [...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS, ...START_CHECKS].map((check) => check.id);
+  const checks = [...ORDER_CHECKS, ...MAKE_PRIMARY_CHECKS, ...START_CHECKS, ...RESEED_CHECKS];
+  const ids = checks.map((check) => check.id);
   expect(new Set(ids).size).toBe(ids.length);
 });
 
@@ -239,10 +248,6 @@ describe("checks of start and bootstrap", () => {
     expect(story.state.durable.epochServed).toBe(0);
   });
 
-  test("reseed is refused by name", () => {
-    expect(stopped().startOrder("reseed")?.because).toBe("reseed is switched off in this version");
-  });
-
   test("evict is refused where the config has it off", () => {
     const story = cutOff();
     const ack = story.hears(ARBITRATOR, {
@@ -258,6 +263,91 @@ describe("checks of start and bootstrap", () => {
       },
     });
     expect(ack?.because).toBe("evict.on: evict is off in the config");
+  });
+});
+
+describe("reseed", () => {
+  function hearPeer(story: ServerStory, name: string, changes: Partial<Report> = {}): void {
+    const parameters = { ...reportOf(story.config, name), ...changes };
+    const from = story.config.serverByName.get(name)?.id ?? "dbserver.0";
+    story.hears(from, { verb: "db_status_report", parameters });
+  }
+
+  /** Its peers serve. */
+  function among(story: ServerStory): ServerStory {
+    for (const name of ALL) if (name !== story.self.name) hearPeer(story, name);
+    return story;
+  }
+
+  test("a server that runs says that it leaves, stops, and takes all data of one that serves", () => {
+    const story = among(servingServer("a1"));
+    const ack = story.startOrder("reseed", { epoch: 0, position: null, because: "eve: bad disk" });
+    expect(ack).toMatchObject({ outcome: "ok", because: "stopping first" });
+    story.pass(1);
+    expect(story.has("stop")).toBe(true);
+    expect(story.lastReport).toMatchObject({ leaving: true, diverged: true });
+    expect(story.has("fence")).toBe(true);
+    story.stops("stopped");
+    story.position(100);
+    expect(story.lastReport.because).toContain("is to take a full state transfer: eve: bad disk");
+    expect(story.has("start")).toBe(false);
+    for (const name of ["a2", "b1", "b2"]) hearPeer(story, name);
+    story.leased({ promise: null, arbitrator: { start: "reseed" } });
+    story.pass(600);
+    expect(story.effects.findLast((one) => one.do === "start")).toMatchObject({ mode: "reseed" });
+    expect(story.state).toMatchObject({ diverged: false, reseedFor: null });
+  });
+
+  test("one that was given up after failed starts is tried again, with new data", () => {
+    const story = among(stopped());
+    story.state = { ...story.state, failedStarts: 3 };
+    expect(story.startOrder("reseed")?.because).toBe("its data will be set aside");
+    expect(story.state.failedStarts).toBe(0);
+    story.leased({ promise: null, arbitrator: { start: "reseed" } });
+    story.pass(600);
+    expect(story.effects.findLast((one) => one.do === "start")).toMatchObject({ mode: "reseed" });
+  });
+
+  test("opens no epoch: one that was obeyed already is no obstacle, an older one is", () => {
+    const durable = { epochSeen: 5, epochObeyed: 5 };
+    expect(among(stopped(durable)).startOrder("reseed", { epoch: 5 })?.outcome).toBe("ok");
+    expect(among(stopped(durable)).startOrder("reseed", { epoch: 4 })).toMatchObject({
+      outcome: "refused",
+      because: "epoch.newer: epoch 4 is not newer than 5",
+    });
+  });
+
+  test("reseed.donor refuses where nobody else serves: it may be the last good copy", () => {
+    const story = stopped();
+    for (const name of ["a2", "b1", "b2"]) hearPeer(story, name, { serving: "off", fenced: true });
+    expect(story.startOrder("reseed")?.because).toStartWith("reseed.donor: no other server serves");
+    expect(stopped().startOrder("reseed")?.because).toStartWith("reseed.donor: ");
+  });
+
+  test("reseed.remainder refuses where the others would not serve on without it", () => {
+    const story = servingServer("a1");
+    const few = ["a1", "b1"];
+    story.polled(statusOf(few));
+    hearPeer(story, "b1", { members: membersOf(few) });
+    expect(story.startOrder("reseed", { epoch: 0, position: null })?.because).toBe(
+      "reseed.remainder: the others would not serve on without this server",
+    );
+    expect(story.has("stop")).toBe(false);
+  });
+
+  test("reseed.idle refuses while mariadbd is being started or stopped", () => {
+    const story = among(stopped());
+    expect(story.startOrder("start")?.outcome).toBe("ok");
+    expect(story.startOrder("reseed", { epoch: 2 })?.because).toBe(
+      "reseed.idle: mariadbd is being dealt with: start",
+    );
+  });
+
+  test("position.same holds for a stopped server, whose data it is that goes", () => {
+    const other = { uuid: STATE_UUID, seqno: 99 };
+    expect(among(stopped()).startOrder("reseed", { position: other })?.because).toStartWith(
+      "position.same: ",
+    );
   });
 });
 

@@ -229,6 +229,7 @@ export const SAMPLES: { readonly [R in Route]: readonly BodyOf<R>[] } = {
     { verb: "restore", parameters: { ...SIGNED, node: "db1" } },
     { verb: "start", parameters: { ...SIGNED, node: "db1" } },
     { verb: "discard", parameters: { ...SIGNED, node: "db1" } },
+    { verb: "reseed", parameters: { ...SIGNED, node: "db1" } },
     { verb: "pause", parameters: { ...SIGNED } },
     { verb: "resume", parameters: { ...SIGNED, rearm: false } },
     {

@@ -646,7 +646,8 @@ class Trouble {
       world.order({ verb: "resume", parameters: { ...signed, rearm: q < 0.3 } }, from);
     else if (p < 0.5) world.order({ verb: "retire", parameters: { ...signed, node } }, from);
     else if (p < 0.6) world.order({ verb: "restore", parameters: { ...signed, node } }, from);
-    else if (p < 0.7) world.order({ verb: "drain", parameters: { ...signed, node } }, from);
+    else if (p < 0.68) world.order({ verb: "drain", parameters: { ...signed, node } }, from);
+    else if (p < 0.7) world.order({ verb: "reseed", parameters: { ...signed, node } }, from);
     else if (p < 0.78) {
       const segment = q < 0.1 ? null : q < 0.55 ? "dc1" : "dc2";
       world.order({ verb: "switchover", parameters: { ...signed, segment } }, from);
