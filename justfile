@@ -26,7 +26,7 @@ status *args:
 history *args:
     @{{ quote(bun) }} scripts/history.ts "$@"
 
-# Say what would happen if something failed now: `just what-if dc1-down`, db1-down, link-down, arbitrator-down
+# Say what would happen if something failed now: `just what-if dc1-down`, db1-down, db1-crash, link-down, arbitrator-down
 [group('ask and order')]
 [no-exit-message]
 what-if fault *args:

@@ -6,7 +6,8 @@ import { forecastText } from "../lib/what_if_text.ts";
 
 const USAGE = `
 Usage: what_if.ts [--config FILE] [--json] FAULT
-  FAULT    SEGMENT-down or SERVER-down (the hosts and all on them), link-down, arbitrator-down
+  FAULT    SEGMENT-down or SERVER-down (the hosts and all on them), SEGMENT-crash or SERVER-crash
+           (only mariadbd ends, its watchdog lives on), link-down, arbitrator-down
   --json   the forecast as JSON
 Runs the arbitrator's rules on a copy of its live state. Nothing is changed, nobody is told.
 `;

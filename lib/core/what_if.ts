@@ -13,7 +13,7 @@ import { unreachable } from "../errors.ts";
 import type { Snapshot } from "../message/arbitrator.ts";
 import type { Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { fingerprint, groupOf, isJoint, namesIn } from "../wsrep_status.ts";
+import { fingerprint, groupOf, holdsMajority, isJoint, namesIn } from "../wsrep_status.ts";
 import { arbitratorCore } from "./arbitrator.ts";
 import type {
   ArbitratorDurable,
@@ -26,6 +26,8 @@ import type { Millis } from "./core.ts";
 /** What might happen. */
 export type Fault =
   | { readonly is: "servers_down"; readonly name: string; readonly servers: readonly PartyId[] }
+  /** Only mariadbd ends there: the hosts and their watchdogs live on. */
+  | { readonly is: "servers_crash"; readonly name: string; readonly servers: readonly PartyId[] }
   | { readonly is: "link_down" }
   /** Things go on as they are. */
   | { readonly is: "nothing" }
@@ -70,25 +72,33 @@ const TAIL_MS = 15_000;
 /** Monotonic zero of a forecast: late enough that everything heard lies after 0. */
 const ZERO: Millis = 1e9;
 
-/** A fault from words as `dc1-down`, `db2-down`, `link-down`, `arbitrator-down`; a string says what is wrong. */
+/**
+ * A fault from words as `dc1-down`, `db2-down`, `db2-crash`, `link-down`, `arbitrator-down`; a string says what
+ * is wrong.
+ */
 export function parseFault(config: ClusterConfig, word: string): Fault | string {
-  const name = word.replace(/[-_ ]down$/, "");
+  const [, name = word, how = "down"] = /^(.*)[-_ ](down|crash)$/.exec(word) ?? [];
   const [arbitrator] = config.arbitrators;
-  if (name === "link") return { is: "link_down" };
-  if (arbitrator !== undefined && (name === "arbitrator" || name === arbitrator.id)) {
+  const crash = how === "crash";
+  if (name === "link" && !crash) return { is: "link_down" };
+  const isArbitrator = name === "arbitrator" || name === arbitrator?.id;
+  if (arbitrator !== undefined && isArbitrator && !crash) {
     return { is: "arbitrator_down", arbitrator: arbitrator.id };
   }
   const servers = config.servers
     .filter((server) => server.name === name || server.id === name || server.segment === name)
     .map(({ id }) => id);
-  if (servers.length > 0) return { is: "servers_down", name, servers };
+  if (servers.length > 0) return { is: crash ? "servers_crash" : "servers_down", name, servers };
   const known = [
     ...config.segments.map((segment) => segment.name),
     ...config.servers.map((server) => server.name),
     "link",
     "arbitrator",
   ];
-  return `nothing is called ${name}: there are ${known.map((each) => `${each}-down`).join(", ")}`;
+  const downs = known.map((each) => `${each}-down`).join(", ");
+  const what =
+    name === "link" || isArbitrator ? `${name} has no mariadbd` : `nothing is called ${name}`;
+  return `${what}: there are ${downs}; and -crash of a server or segment, where only mariadbd ends`;
 }
 
 /** The arbitrator's state of a snapshot, on a clock on which now is the result's `now`. */
@@ -223,6 +233,8 @@ interface Node {
   number: number;
   /** Was its door open when last looked at. */
   open: boolean;
+  /** Has its watchdog been told to start mariadbd again. */
+  starts: boolean;
 }
 
 type Planned = { readonly at: Millis; readonly run: () => void };
@@ -276,6 +288,7 @@ class Sketch {
           reportAt: options.now + ((index * 37) % state.config.timing.reportIntervalMs),
           number: 1_000_000,
           open: heard.report.serving === "on",
+          starts: false,
         },
       ];
     });
@@ -344,6 +357,9 @@ class Sketch {
         }
         break;
       }
+      case "servers_crash":
+        this.#crash(this.#nodes.filter(({ config }) => fault.servers.includes(config.id)));
+        break;
       case "link_down":
         this.#say("the link between the segments is cut; the arbitrator reaches both");
         break;
@@ -360,13 +376,76 @@ class Sketch {
       if (first === undefined || first.report.members.length === part.length) continue;
       for (const node of part) node.stalledAt = this.#now;
       this.#later(patience, () => this.#changeView(part));
+      if (this.#excludesAlone(part)) {
+        this.#later(EVICT_MS, () => {
+          this.#say("the survivors have excluded it at once, without an order");
+          this.#enter(part, true, true);
+        });
+      }
     }
     if (parts.some((part) => part.some((node) => node.stalledAt !== null))) {
-      this.#later(this.#hangAfter(), () =>
-        this.#say("commits hang: a member of the view is missing"),
-      );
+      this.#later(this.#hangAfter(), () => {
+        const still = this.#nodes.some((node) => node.speaks && node.stalledAt !== null);
+        if (still) this.#say("commits hang: a member of the view is missing");
+      });
     }
     this.#noteStop();
+  }
+
+  /** Their watchdogs see mariadbd end, and say so at once. */
+  #crash(nodes: readonly Node[]): void {
+    const ended = nodes.filter(({ report }) => report.running === "up");
+    const names = nodes.map(({ config }) => config.name).join(", ");
+    this.#say(
+      ended.length === 0
+        ? `mariadbd does not run on ${names}`
+        : `mariadbd ends on ${ended.map(({ config }) => config.name).join(", ")}, the watchdog beside it lives on`,
+    );
+    for (const node of ended) {
+      const { report } = node;
+      const { stateUuid: uuid, lastCommitted: seqno, gcommUuid } = report;
+      node.open = false;
+      node.report = {
+        ...report,
+        running: "down",
+        primary: "no",
+        fingerprint: null,
+        members: [],
+        group: "down",
+        stateUuid: null,
+        lastCommitted: -1,
+        localState: "down",
+        evsState: null,
+        weight: null,
+        position: uuid === null ? null : { uuid, seqno },
+        ended: gcommUuid === null ? null : { uuid: gcommUuid, pid: 1, startTime: 1 },
+        because: "mariadbd is not running",
+      };
+    }
+    for (const node of this.#nodes) if (node.speaks) node.reportAt = this.#now;
+  }
+
+  /** Members of the node's view have ended, by their watchdogs' word. */
+  #endedIn(node: Node): boolean {
+    if (this.#fault.is !== "servers_crash" || this.#config.evict === "off") return false;
+    const members = new Set(node.report.members.map(({ uuid }) => uuid));
+    return this.#nodes.some(
+      ({ report }) => report.ended !== null && members.has(report.ended.uuid),
+    );
+  }
+
+  /** May its watchdogs evict the ended without an order: what remains keeps quorum, and is joint or the holder. */
+  #excludesAlone(part: readonly Node[]): boolean {
+    const [first] = part;
+    if (first === undefined || !this.#endedIn(first) || first.report.primary !== "yes")
+      return false;
+    const names = new Set(part.map(({ config }) => config.name));
+    const { grant, retired } = this.#state.durable;
+    const held =
+      grant !== null &&
+      first.config.segment === grant.segment &&
+      holdsMajority(this.#config, grant.segment, names, retired);
+    return this.#keepsQuorum(part) && (isJoint(this.#config, names) || held);
   }
 
   /** Those in one view have the same commits once they stall: reports only tell of different moments. */
@@ -415,21 +494,27 @@ class Sketch {
   #changeView(part: readonly Node[]): void {
     const [first] = part;
     if (first === undefined || first.stalledAt === null) return;
-    const before = first.report;
+    this.#enter(part, first.report.primary === "yes" && this.#keepsQuorum(part));
+  }
+
+  /** Does the part hold over half of its view's weight. */
+  #keepsQuorum(part: readonly Node[]): boolean {
     const weightOf = new Map(
-      this.#nodes.flatMap(({ report }) =>
-        report.gcommUuid === null ? [] : [[report.gcommUuid, report.weight ?? 1] as const],
+      this.#nodes.flatMap(({ report, config }) =>
+        report.gcommUuid === null
+          ? []
+          : [[report.gcommUuid, report.weight ?? config.weight] as const],
       ),
     );
     const present = new Set(part.map(({ report }) => report.gcommUuid));
     let inside = 0;
     let all = 0;
-    for (const { uuid } of before.members) {
+    for (const { uuid } of part[0]?.report.members ?? []) {
       const weight = weightOf.get(uuid) ?? 1;
       all += weight;
       if (present.has(uuid)) inside += weight;
     }
-    this.#enter(part, before.primary === "yes" && 2 * inside > all);
+    return 2 * inside > all;
   }
 
   /** The part is a view of its own from now on. */
@@ -478,7 +563,10 @@ class Sketch {
     node.number++;
     const up = node.report.running === "up";
     const right = this.#hasRight(node);
-    const hangs = node.stalledAt !== null && this.#now - node.stalledAt >= this.#hangAfter();
+    const stalled = node.stalledAt !== null;
+    // A member that has ended acknowledges nothing: that is known without waiting for the probe.
+    const hangs =
+      stalled && (this.#endedIn(node) || this.#now - (node.stalledAt ?? 0) >= this.#hangAfter());
     const primary = node.report.primary === "yes";
     node.report = {
       ...node.report,
@@ -601,6 +689,12 @@ class Sketch {
     if (node === null || effect.body.verb !== "ack") return;
     const { promise, arbitrator } = effect.body.parameters;
     const { report } = node;
+    const begins = arbitrator?.start === "join" || arbitrator?.start === "reseed";
+    if (begins && report.running === "down" && !node.starts) {
+      node.starts = true;
+      const way = arbitrator.start === "join" ? "" : ", by a full transfer";
+      this.#say(`${node.config.name} is started again${way}; clients come back once it is Synced`);
+    }
     if (promise !== null && promise.view === report.fingerprint) {
       node.promisedUntil = this.#now + promise.ms;
       const epoch = promise.epoch ?? report.epochServed;

@@ -145,6 +145,33 @@ describe("forecast()", () => {
     }
   });
 
+  test("a crash of mariadbd alone: Galera's own detection, or what an eviction takes; it is started again", () => {
+    for (const [evict, word, serving, [least, most]] of [
+      ["off", "a1-crash", ["dc1", "dc2"], [5_000, 8_300]],
+      ["confirmed", "a1-crash", ["dc1", "dc2"], [200, 400]],
+      ["full", "a1-crash", ["dc1", "dc2"], [200, 400]],
+      ["off", "dc1-crash", ["dc2"], [5_000, 8_300]],
+      ["confirmed", "dc1-crash", ["dc2"], [200, 900]],
+    ] as const) {
+      const found = ask(fresh({ config: coreCluster({ evict }) }), word);
+      const what = `${evict} ${word}`;
+      expect([what, ...found.serving]).toEqual([what, ...serving]);
+      const [quick, , slow] = found.stopMs ?? [0, 0, 0];
+      expect([what, quick >= least, slow <= most]).toEqual([what, true, true]);
+      const words = found.moments.map(({ what }) => what).join("\n");
+      expect(words).toStartWith("mariadbd ends on a1");
+      expect(words).toContain("a1 is started again; clients come back once it is Synced");
+    }
+  });
+
+  test("a crash where nobody is left to go on, and of one that does not run", () => {
+    const alone = ask(dc2Alone(), "dc2-crash");
+    expect(alone.serving).toEqual([]);
+    const again = ask(dc2Alone(), "a1-crash");
+    expect(again.serving).toEqual(["dc2"]);
+    expect(again.stopMs).toEqual([0, 0, 0]);
+  });
+
   test("an arbitrator that has just started adds what is left of its outwait", () => {
     const story = calmArbitrator({ armed: false });
     story.reports(ALL);
@@ -191,6 +218,13 @@ test("parseFault() takes segments, servers, the link and the arbitrator, and nam
   expect(parseFault(config, "link-down")).toEqual({ is: "link_down" });
   expect(parseFault(config, "arbitrator-down")).toMatchObject({ is: "arbitrator_down" });
   expect(parseFault(config, "dc9-down")).toBe(
-    "nothing is called dc9: there are dc1-down, dc2-down, a1-down, a2-down, b1-down, b2-down, link-down, arbitrator-down",
+    "nothing is called dc9: there are dc1-down, dc2-down, a1-down, a2-down, b1-down, b2-down, link-down, arbitrator-down; and -crash of a server or segment, where only mariadbd ends",
   );
+  expect(parseFault(config, "a2-crash")).toMatchObject({
+    is: "servers_crash",
+    servers: ["dbserver.2"],
+  });
+  for (const name of ["link", "arbitrator", "arbitrator.1"]) {
+    expect(parseFault(config, `${name}-crash`)).toStartWith(`${name} has no mariadbd: there are `);
+  }
 });
