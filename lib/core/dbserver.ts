@@ -131,6 +131,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     silent: [],
     listeningSince: now,
     apart: false,
+    apartAt: never,
     steppedAt: now,
     evidenceAt: never,
     evictList: [],
@@ -403,7 +404,8 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
   }
   // Sent before the machine was suspended: how long ago that is, this clock cannot tell.
   if (sentAt <= turn.state.suspendedAt) return;
-  if (promise !== null && promise.view === sent.parameters.fingerprint) {
+  const afterwards = promise?.epoch !== null || sentAt > turn.state.apartAt;
+  if (promise !== null && afterwards && promise.view === sent.parameters.fingerprint) {
     const until = sentAt + promise.ms;
     const before = turn.state.promises.get(by);
     // Replies can overtake each other: a promise only ever lengthens what is held.

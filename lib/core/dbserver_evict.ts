@@ -109,7 +109,19 @@ export function listen(turn: Turn): void {
     unheard.every((id, index) => state.silent[index] === id);
   const apart = isApart(state, { since, now });
   const silentNow = same ? state.silent : unheard;
-  set(turn, { steppedAt: now, listeningSince: since, silent: silentNow, apart });
+  const apartAt = apart ? now : state.apartAt;
+  const promises = apart ? withGrant(state.promises) : state.promises;
+  set(turn, { steppedAt: now, listeningSince: since, silent: silentNow, apart, apartAt, promises });
+}
+
+/**
+ * What remains of the promises to one that has closed its door for being apart. Others may be about to evict
+ * it, on its word that the door is closed, and a view that comes to life meanwhile must not open it again
+ * by what was promised before: only what is promised to a report from after that does.
+ */
+function withGrant(promises: DbServerState["promises"]): DbServerState["promises"] {
+  const kept = [...promises].filter(([, { epoch }]) => epoch !== null);
+  return kept.length === promises.size ? promises : new Map(kept);
 }
 
 /**

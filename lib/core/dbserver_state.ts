@@ -118,6 +118,8 @@ export interface DbServerState {
   readonly listeningSince: Millis;
   /** Commits hang and half of the view is not heard, where silence is evidence for evicting this server. */
   readonly apart: boolean;
+  /** When it last was so: of what was asked for by then, only the promise of a grant counts. */
+  readonly apartAt: Millis;
   readonly steppedAt: Millis;
   /** When a peer's report named a member of the view as ended, until a poll begun since has ended. */
   readonly evidenceAt: Millis;

@@ -377,6 +377,24 @@ describe("a server whose commits hang", () => {
     expect(story.lastReport.silent).toEqual([]);
   });
 
+  test("opens again, when the view comes to life, only by what is promised from then on", () => {
+    const story = stalled(["a2"]);
+    story.end("fence");
+    story.effects = [];
+    const before = story.lastReport;
+    const sentAt = story.now;
+    for (const name of ["a2", "b1", "b2"]) hearAlive(story, name);
+    story.now += 100;
+    const alive = statusOf(ALL, { rejecting: true, lastCommitted: 101 });
+    story.polled(alive);
+    expect(story.state.apart).toBe(false);
+    // The lease of before would last for seconds yet, and its answer may be late.
+    story.leased({ report: before, sentAt: sentAt - 1 });
+    expect(story.has("unfence")).toBe(false);
+    story.leased();
+    expect(story.has("unfence")).toBe(true);
+  });
+
   test("stays open while it hears more than half", () => {
     expect(stalled(["a2", "b1"]).has("fence")).toBe(false);
   });
