@@ -214,6 +214,11 @@ export function clientIntervalMs(config: Pick<ClusterConfig, "timing" | "clients
   return clientTurns(config) * config.timing.reportIntervalMs;
 }
 
+/** How long a client minder's word counts of who its writer is: it gives it with every ack. */
+export function clientWordMs(config: Pick<ClusterConfig, "timing" | "clients">): number {
+  return 3 * clientIntervalMs(config);
+}
+
 /** Every other default, by table and key as the config spells them; null where nothing is the default. */
 export const CONFIG_DEFAULTS = Object.freeze({
   cluster: Object.freeze({ on_double_fault: "stay", evict: "confirmed" } as const),

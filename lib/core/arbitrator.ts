@@ -246,10 +246,12 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
     before.report.gcommUuid === report.gcommUuid;
   const heard = new Map(state.heard);
   const member = before === undefined ? undefined : memberOf(before);
+  const wroteAt = report.writers > 0 ? now : before?.wroteAt;
   heard.set(from, {
     report,
     at: now,
     weightChangedAt: weightChanged ? now : (before?.weightChangedAt ?? Number.NEGATIVE_INFINITY),
+    ...(wroteAt === undefined ? {} : { wroteAt }),
     ...(member === undefined ? {} : { member }),
   });
   set(turn, { heard });

@@ -1,4 +1,5 @@
 /** What people order the arbitrator to do: planned, carried out, noted. Every order is answered, and safe to repeat. */
+import { clientWordMs } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
 import type { Standing } from "../message/arbitrator.ts";
 import type { EpochRecord, Report } from "../message/dbserver.ts";
@@ -334,7 +335,8 @@ export function tendSwitchover(turn: Turn): void {
     endSwitchover(turn, `no server of ${move.about} can take the writers any more`, move.from);
     return;
   }
-  if (now < wholeUntil(state, move) || writersOutside(state, move.about, now).length > 0) return;
+  if (now < heardBy(state, move) || now < wholeUntil(state, move)) return;
+  if (writersOutside(state, move.about, now).length > 0) return;
   const told = state.config.servers.every((server) => {
     const report = speaks(server);
     return report === null || report.serving !== "on" || knows(report, server.segment, move.about);
@@ -344,6 +346,12 @@ export function tendSwitchover(turn: Turn): void {
 
 function knows(report: Report, own: string, target: string): boolean {
   return report.primarySegment === target && report.yielding === (own !== target);
+}
+
+/** By then a client minder that had chosen just before the order, and was counted nowhere, has heard of it. */
+function heardBy(state: ArbitratorState, { verb, about }: Standing): Millis {
+  const since = state.standingSince.get(`${verb} ${about}`) ?? Number.NEGATIVE_INFINITY;
+  return since + clientWordMs(state.config);
 }
 
 /** Until then sessions may still have to be cut. */

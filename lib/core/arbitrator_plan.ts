@@ -3,6 +3,7 @@
  * computed from the live state. A dry run prints that value and the order carries it out, so the two
  * cannot disagree.
  */
+import { clientWordMs } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
 import type { Loss, Plan, Standing } from "../message/arbitrator.ts";
 import type {
@@ -850,7 +851,9 @@ function planMove(
   const already =
     under.some(({ about }) => about === segment) && durable.primarySegment === segment
       ? `the writers are being moved to ${segment}`
-      : durable.primarySegment === segment && outside.length === 0
+      : durable.primarySegment === segment &&
+          outside.length === 0 &&
+          writersInside(state, segment, now)
         ? `writers belong in ${segment}, and none is elsewhere`
         : null;
   return finish({
@@ -962,17 +965,36 @@ export function ableServers(
   });
 }
 
-/** Names of servers outside the segment that client minders have as their writer. */
+/**
+ * Names of servers outside the segment that client minders have as their writer, or had by a word that
+ * no later one may have reached yet: a minder that has just chosen counts nowhere until its next ack.
+ */
 export function writersOutside(
   state: ArbitratorState,
   segment: string,
   now: Millis,
 ): readonly string[] {
-  const maxAgeMs = state.config.timing.suspectMs;
+  const never = Number.NEGATIVE_INFINITY;
   return state.config.servers
     .filter((server) => server.segment !== segment)
-    .filter(({ id }) => (youngReport(state, id, { now, maxAgeMs })?.writers ?? 0) > 0)
+    .filter(({ id }) => {
+      const { wroteAt = never, at = never } = state.heard.get(id) ?? {};
+      // Silent since it said so: it may be this process that does not hear it.
+      return wroteAt === at
+        ? now - at <= state.config.outwaitMs
+        : now - wroteAt <= clientWordMs(state.config);
+    })
     .map(({ name }) => name);
+}
+
+/** Is every client minder that keeps to one writer known to have it in the segment. */
+function writersInside(state: ArbitratorState, segment: string, now: Millis): boolean {
+  const maxAgeMs = state.config.timing.suspectMs;
+  const clients = state.config.clients.filter(({ policy }) => policy === "single-writer");
+  const known = state.config.servers
+    .filter((server) => server.segment === segment)
+    .map(({ id }) => youngReport(state, id, { now, maxAgeMs })?.writers ?? 0);
+  return known.reduce((sum, writers) => sum + writers, 0) >= clients.length;
 }
 
 function seconds(ms: Millis): string {

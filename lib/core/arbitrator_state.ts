@@ -108,6 +108,8 @@ export interface Heard {
   readonly at: Millis;
   /** When a change of its weight was last seen. */
   readonly weightChangedAt: Millis;
+  /** When it last reported client minders that have it as their writer. */
+  readonly wroteAt?: Millis;
   /** As which member it last ran, with what weight: one that is down, or whose watchdog is new, says neither. */
   readonly member?: { readonly uuid: string; readonly weight: number };
 }

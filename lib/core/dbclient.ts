@@ -210,14 +210,14 @@ export function step(
     case "wakeup":
       return decide(state, [], now);
     case "message": {
-      const reply: DbClientEffect = {
-        do: "reply",
-        ticket: event.ticket,
-        body: { verb: "ack", parameters: ackTo(state, event.from) },
-      };
       const next = heard(state, event.from, event.body.parameters, now);
-      if (saysNothingNew(state, next, event.from, now)) return { state: next, effects: [reply] };
-      return decide(next, [reply], now);
+      const decided = saysNothingNew(state, next, event.from, now)
+        ? { state: next, effects: [] }
+        : decide(next, [], now);
+      // With the writer that this very report has made it choose: the next ack is an interval away.
+      const body = { verb: "ack", parameters: ackTo(decided.state, event.from) } as const;
+      const reply: DbClientEffect = { do: "reply", ticket: event.ticket, body };
+      return { state: decided.state, effects: [reply, ...decided.effects] };
     }
     case "answered":
       if (event.reply.verb !== "db_status_report") return decide(state, [], now);

@@ -1,8 +1,8 @@
 /** Builds a server's report from what its watchdog holds. */
 import {
   type ClusterConfig,
-  clientIntervalMs,
   clientTurns,
+  clientWordMs,
   type DbClientConfig,
 } from "../cluster_config.ts";
 import type { Report } from "../message/dbserver.ts";
@@ -123,9 +123,9 @@ export function clientsInTurn(
   return config.clients.filter((_, index) => index % turns === turn % turns);
 }
 
-/** An ack comes with every report; whoever has missed three no longer counts. */
+/** Whoever has not said so for a while no longer counts. */
 function writersOf({ clientWriters, config, self }: DbServerState, now: Millis): number {
-  const youngMs = 3 * clientIntervalMs(config);
+  const youngMs = clientWordMs(config);
   let writers = 0;
   for (const { writer, at } of clientWriters.values()) {
     if (writer === self.name && now - at <= youngMs) writers++;

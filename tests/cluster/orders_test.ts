@@ -234,7 +234,10 @@ describe("a switchover", () => {
     const gap = longestGap(minded.lab.journal(APP), startedAt - 1_000);
     process.stderr.write(`  longest gap of a switchover: ${Math.round(gap?.lengthMs ?? 0)} ms\n`);
     await expectNothingLost();
-    expect(order("switchover", "dc2").outcome).toBe("already");
+    await until("nothing is left to move", () => order("switchover", "dc2").outcome === "already", {
+      timeoutMs: BUSY_MS,
+      pauseMs: 500,
+    });
   });
 
   test("is aborted: writers end where they were", async () => {

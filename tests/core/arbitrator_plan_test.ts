@@ -1,6 +1,7 @@
 /** Orders of people: what a dry run says is what the order does, and two people do not collide. */
 import { describe, expect, test } from "bun:test";
 import * as v from "valibot";
+import { clientWordMs } from "../../lib/cluster_config.ts";
 import { type Order, planOrder } from "../../lib/core/arbitrator_plan.ts";
 import type { Plan } from "../../lib/message/arbitrator.ts";
 import { ArbitratorDurableSchema } from "../../lib/run/durable.ts";
@@ -587,6 +588,14 @@ describe("switchover", () => {
     }
   }
 
+  /** The same for so long that every client minder's word is in it. */
+  function settled(story: ArbitratorStory, target: "dc1" | "dc2", writer: string): void {
+    for (let ms = 0; ms <= clientWordMs(story.config); ms += 500) {
+      settle(story, target, writer);
+      story.pass(500);
+    }
+  }
+
   test("moves the preferred side and lets writers yield, until none is elsewhere", () => {
     const story = calmArbitrator();
     settle(story, "dc1", "a1");
@@ -598,7 +607,7 @@ describe("switchover", () => {
     });
     expect(story.report("b1")?.arbitrator?.yielding).toBe(false);
     expect(story.state.durable.standing).toMatchObject([{ verb: "switchover", from: "dc1" }]);
-    settle(story, "dc2", "b1");
+    settled(story, "dc2", "b1");
     expect(story.state.durable.standing).toEqual([]);
     expect(story.state.durable.primarySegment).toBe("dc2");
     expect(story.logged()).toContain("switchover_done");
@@ -613,8 +622,65 @@ describe("switchover", () => {
     const ack = story.person({ verb: "switchover", parameters: { ...EVE, segment: null } });
     expect(ack?.because).toBe("switchover aborted: writers move back to dc1");
     expect(story.report("b1", { writers: 1 })?.arbitrator?.yielding).toBe(true);
-    settle(story, "dc1", "a1");
+    settled(story, "dc1", "a1");
     expect(story.state.durable).toMatchObject({ primarySegment: "dc1", standing: [] });
+  });
+
+  describe("a server's count of its writers lags behind them", () => {
+    const toDc1 = { verb: "switchover", parameters: { ...EVE, segment: "dc1" } } as const;
+    const calm = (clients: number) => calmArbitrator({ config: coreCluster({ clients }) });
+
+    test("one that has just had some counts as having them", () => {
+      const story = calm(1);
+      settle(story, "dc1", "b1");
+      story.pass(200);
+      // Its latest acks are from before they chose it again; they count twice, or nowhere.
+      settle(story, "dc1", "a1");
+      expect(dryRun(story, toDc1)).toMatchObject({ outcome: "would" });
+      expect(dryRun(story, toDc1).steps).toContain("single writers leave b1 for a server of dc1");
+      settled(story, "dc1", "a1");
+      expect(dryRun(story, toDc1)).toMatchObject({ outcome: "already" });
+    });
+
+    test("while a client minder's writer is known nowhere, the order is carried out", () => {
+      const story = calm(3);
+      settled(story, "dc1", "a1");
+      expect(dryRun(story, toDc1)).toMatchObject({ outcome: "would" });
+      story.report("a2", { writers: 1 });
+      expect(dryRun(story, toDc1)).toMatchObject({ outcome: "already" });
+    });
+
+    test("it is not done before everybody who had just chosen has heard of it", () => {
+      const story = calm(3);
+      settled(story, "dc1", "none");
+      expect(story.person(toDc1)?.outcome).toBe("ok");
+      settle(story, "dc1", "none");
+      expect(story.state.durable.standing).toHaveLength(1);
+      story.pass(clientWordMs(story.config) - 1);
+      settle(story, "dc1", "none");
+      expect(story.state.durable.standing).toHaveLength(1);
+      story.pass(1);
+      settle(story, "dc1", "none");
+      expect(story.state.durable.standing).toEqual([]);
+    });
+
+    test("one that has fallen silent with writers has them for an outwait", () => {
+      const story = calm(2);
+      settle(story, "dc1", "b1");
+      expect(story.person(toDc1)?.outcome).toBe("ok");
+      const others = ["a1", "a2", "b2"] as const;
+      const tell = () => {
+        for (const name of others) {
+          story.report(name, { primarySegment: "dc1", yielding: name === "b2" });
+        }
+      };
+      story.pass(story.config.outwaitMs);
+      tell();
+      expect(story.state.durable.standing).toHaveLength(1);
+      story.pass(1);
+      tell();
+      expect(story.state.durable.standing).toEqual([]);
+    });
   });
 
   test("sessions left behind are cut at its deadline, and it is not done before", () => {

@@ -56,6 +56,13 @@ class Story {
     });
   }
 
+  /** The writer that the answer to a report names. */
+  acked(name: string, changes: Partial<Report>): string | null | undefined {
+    const [reply] = this.report(name, changes);
+    if (reply?.do !== "reply" || reply.body.verb !== "ack") throw new Error("no ack came first");
+    return reply.body.parameters.writer;
+  }
+
   reportOf(changes: Partial<Report> = {}, members?: readonly string[]): Report {
     return servingReport(this.config, { reportNumber: ++this.#number, ...changes }, members);
   }
@@ -619,6 +626,13 @@ group("a switchover", () => {
     expect(story.state.cut).toEqual([]);
     story.report("a1", { yielding: true, cutting: true });
     expect(story.state.cut).toEqual(["a1"]);
+  });
+
+  test("the answer to the report that moves the writer names the new one", () => {
+    const story = new Story();
+    story.all();
+    expect(story.acked("a2", {})).toBe("a1");
+    expect(story.acked("a1", { yielding: true, primarySegment: "dc2" })).toBe("b1");
   });
 
   test("cuts nobody where connections are spread: these servers go on being used", () => {

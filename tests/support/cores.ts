@@ -46,6 +46,8 @@ export interface CoreClusterOptions {
   readonly weights?: Readonly<Record<string, number>>;
   readonly evict?: ClusterConfig["evict"];
   readonly onDoubleFault?: "stay" | "fence";
+  /** Client minders that keep to a single writer. @default 0 */
+  readonly clients?: number;
   /** In the spelling of the config file. */
   readonly timing?: Readonly<Record<string, number>>;
 }
@@ -70,6 +72,11 @@ export function coreCluster(options: CoreClusterOptions = {}): ClusterConfig {
         ...server,
         serial: index + 1,
         host: `10.0.0.${index + 1}`,
+      })),
+      dbclient: Array.from({ length: options.clients ?? 0 }, (_, index) => ({
+        serial: index + 1,
+        host: `10.0.1.${index + 1}`,
+        balancer: { socket: "/run/haproxy.sock" },
       })),
     },
     "test",
