@@ -433,7 +433,10 @@ export class Minded {
     );
   }
 
+  /** Takes all down; `GM_TEST_KEEP` names a folder to which the lab's files are copied before. */
   async down(): Promise<void> {
+    const keep = process.env["GM_TEST_KEEP"];
+    if (keep !== undefined) Bun.spawnSync(["cp", "-a", this.lab.directory, keep]);
     await this.lab.down();
   }
 }
@@ -442,7 +445,13 @@ function describe(summary: Summary | null): string {
   if (summary === null) return "the arbitrator does not answer";
   const servers = summary.servers.map(
     ({ name, report }) =>
-      `${name} ${report?.running} ${report?.primary} ${report?.localState} serving ${report?.serving}: ${report?.because}`,
+      `${name} ${report?.running} ${report?.primary} ${report?.localState} serving ${report?.serving} writers ${report?.writers}: ${report?.because}`,
   );
-  return [`${summary.health}: ${summary.because}`, ...servers].join("; ");
+  const orders = summary.orders.map(({ verb, about }) => `${verb} ${about} stands`);
+  return [
+    `${summary.health}: ${summary.because}`,
+    `writers belong in ${summary.primarySegment}`,
+    ...orders,
+    ...servers,
+  ].join("; ");
 }

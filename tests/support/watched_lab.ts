@@ -38,10 +38,7 @@ export class WatchedLab {
     return new WatchedLab(minded);
   }
 
-  /** Takes it down; `GM_TEST_KEEP` names a folder to which its files are copied before. */
   async down(): Promise<void> {
-    const keep = process.env["GM_TEST_KEEP"];
-    if (keep !== undefined) Bun.spawnSync(["cp", "-a", this.minded.lab.directory, keep]);
     await this.minded.down();
   }
 
