@@ -286,6 +286,12 @@ bench-notify *args: setup
 race-balancers *args: setup
     @{{ quote(bun) }} scripts/race_balancers.ts {{ args }}
 
+# Real cluster: the gap of a drain, 50 moves from a watchdog's knowledge to the weight, a crash; exit 0 only if all bounds hold
+[group('prove it')]
+[no-exit-message]
+bench-moves *args: setup
+    @{{ quote(bun) }} scripts/bench_moves.ts "$@"
+
 # Isolate the half that is written to N times: it must not acknowledge a write once the other half has
 [group('prove it')]
 [no-exit-message]

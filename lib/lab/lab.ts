@@ -52,7 +52,7 @@ import type { LabHost, TopologyOptions } from "./topology.ts";
 
 /** What a fenced server answers: "WSREP has not yet prepared node for application use". */
 const ER_NOT_READY = 1047;
-const OPEN_TIMEOUT_MS = 5_000;
+const OPEN_TIMEOUT_MS = 20_000;
 
 /** How a connection that ends too soon is reported by mysql2. */
 const CUT_OFF = new Set(["EPIPE", "ECONNRESET", "PROTOCOL_CONNECTION_LOST"]);
@@ -88,7 +88,7 @@ export interface LabProcess {
   stop(graceMs?: number): Promise<void>;
 }
 
-const SYNCED_TIMEOUT_MS = 40_000;
+const SYNCED_TIMEOUT_MS = 90_000;
 const STOP_GRACE_MS = 5000;
 /** For the process that has the lab up to take it down by itself. */
 const HOLDER_GRACE_MS = 10_000;
@@ -376,7 +376,7 @@ export class Lab {
         }
         return existsSync(files.socket);
       },
-      { timeoutMs: 5000, pauseMs: 5 },
+      { timeoutMs: 30_000, pauseMs: 5 },
     );
     return started;
   }
@@ -389,6 +389,7 @@ export class Lab {
       readonly name?: string;
       readonly intervalMs?: number;
       readonly statementTimeoutMs?: number;
+      readonly connectTimeoutMs?: number;
       readonly sessionPerRow?: boolean;
       /** Of the balancer on that host. @default 3306 */
       readonly port?: number;
@@ -406,7 +407,7 @@ export class Lab {
         journal: this.journalFile(name),
         intervalMs: options.intervalMs ?? 10,
         sessionPerRow: options.sessionPerRow ?? false,
-        connectTimeoutMs: APP_CONNECT_TIMEOUT_MS,
+        connectTimeoutMs: options.connectTimeoutMs ?? APP_CONNECT_TIMEOUT_MS,
         statementTimeoutMs: options.statementTimeoutMs ?? 2000,
       },
     ]);

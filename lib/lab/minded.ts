@@ -2,7 +2,7 @@
  * A lab with minders: the whole cluster as an operator has it, arbitrator, watchdogs, balancers with
  * their minders, an application and a prober. The demo plays on it and the real-cluster tests ask it.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ClusterConfig } from "../cluster_config.ts";
 import { askArbitrator } from "../effects/ask.ts";
@@ -22,7 +22,7 @@ const SERVER_PORT = 9471;
 const CLIENT_PORT = 9472;
 /** As the example config asks for in my.cnf: a joiner uses them before its watchdog can set them. */
 const EVICT_OPTIONS = "evs.join_retrans_period=PT0.2S;evs.keepalive_period=PT0.2S";
-const READY_TIMEOUT_MS = 30_000;
+const READY_TIMEOUT_MS = 90_000;
 const ASK_TIMEOUT_MS = 1_000;
 
 export interface MindedOptions extends LabOptions {
@@ -330,6 +330,32 @@ export class Minded {
     const found = this.#minders.get(host);
     if (found === undefined) throw new MinderError(`No minder was started on ${host}`);
     return found;
+  }
+
+  /** Pid of the mariadbd of a host; null while none runs. One that only reads its position is none. */
+  mariadbd(host: string): number | null {
+    const found = this.lab.processes(host).find(({ pid }) => {
+      try {
+        // A zombie has none.
+        const command = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+        const named = readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd";
+        return named && command !== "" && !command.includes("--wsrep-recover");
+      } catch {
+        // It ended meanwhile.
+        return false;
+      }
+    });
+    return found?.pid ?? null;
+  }
+
+  /** What the minders of a host have logged since. */
+  events(host: string, from = 0): readonly Readonly<Record<string, unknown>>[] {
+    return readFileSync(this.minder(host).logFile)
+      .subarray(from)
+      .toString()
+      .split("\n")
+      .filter((line) => line.startsWith("{") && line.endsWith("}"))
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
   }
 
   #script(name: string, host: string): string[] {

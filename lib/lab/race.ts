@@ -272,14 +272,9 @@ export class Race {
   }
 
   #mariadbd(server: string): number {
-    for (const { pid } of this.#minded.lab.processes(server)) {
-      try {
-        if (readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd") return pid;
-      } catch {
-        // It ended meanwhile.
-      }
-    }
-    throw new MinderError(`No mariadbd runs on ${server}`);
+    const pid = this.#minded.mariadbd(server);
+    if (pid === null) throw new MinderError(`No mariadbd runs on ${server}`);
+    return pid;
   }
 
   /** What knowing the servers costs in calm, all hosts together. */

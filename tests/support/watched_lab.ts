@@ -42,24 +42,12 @@ export class WatchedLab {
     await this.minded.down();
   }
 
-  async healthy(timeoutMs = 60_000): Promise<Summary> {
+  async healthy(timeoutMs = 120_000): Promise<Summary> {
     return await this.minded.untilHealth("healthy", timeoutMs);
   }
 
-  /** Pid of the mariadbd of a host; null while none runs. One that only reads its position is none. */
   mariadbd(host: string): number | null {
-    const found = this.minded.lab.processes(host).find(({ pid }) => {
-      try {
-        // A zombie has none.
-        const command = readFileSync(`/proc/${pid}/cmdline`, "utf8");
-        const named = readFileSync(`/proc/${pid}/comm`, "utf8").trim() === "mariadbd";
-        return named && command !== "" && !command.includes("--wsrep-recover");
-      } catch {
-        // It ended meanwhile.
-        return false;
-      }
-    });
-    return found?.pid ?? null;
+    return this.minded.mariadbd(host);
   }
 
   pid(host: string): number {
@@ -72,7 +60,7 @@ export class WatchedLab {
     const pid = this.pid(host);
     process.kill(pid, signal);
     await until(`mariadbd of ${host} ends`, () => this.mariadbd(host) !== pid, {
-      timeoutMs: 20_000,
+      timeoutMs: 60_000,
     });
   }
 
@@ -95,12 +83,7 @@ export class WatchedLab {
 
   /** What the watchdogs of a host have logged since. */
   events(host: string, from = 0): readonly Readonly<Record<string, unknown>>[] {
-    return readFileSync(this.minded.minder(host).logFile)
-      .subarray(from)
-      .toString()
-      .split("\n")
-      .filter((line) => line.startsWith("{"))
-      .map((line) => JSON.parse(line) as Record<string, unknown>);
+    return this.minded.events(host, from);
   }
 
   /** One row, written on that server. @throws what mysql2 throws */
@@ -109,7 +92,7 @@ export class WatchedLab {
     const connection = await connectTo(lab.server(host).socket, lab.secrets.app);
     try {
       const sql = `INSERT INTO app.written VALUES ('${writer}', ${number}, '${host}')`;
-      await connection.query({ sql, timeout: 10_000 });
+      await connection.query({ sql, timeout: 30_000 });
     } finally {
       connection.destroy();
     }
