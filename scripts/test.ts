@@ -18,8 +18,6 @@ const ROOT = join(import.meta.dir, "..");
 const BIN = join(ROOT, "node_modules/.bin");
 /** Test folders that start a real cluster. */
 const CLUSTER = ["tests/lab", "tests/cluster"];
-/** Those that ask how fast something is: they run with nothing beside them. */
-const TIMED = ["tests/cluster/clients_test.ts", "tests/cluster/story_test.ts"];
 /** Most of a story is waiting for Galera, so that so many can run side by side. */
 const LANES = 2;
 /** What a runner that has ended may still have in its pipes. */
@@ -114,11 +112,15 @@ async function runClusterTests(fresh: boolean): Promise<Count> {
     return { ...known, failed: 0 };
   }
   console.log("real cluster: stories on MariaDB with Galera in network namespaces");
-  const waiting = files.filter((file) => !TIMED.includes(file)).sort();
-  const lanes = Array.from({ length: LANES }, (_, lane) =>
-    runTests(waiting.filter((_file, index) => index % LANES === lane)),
-  );
-  const count = sumOf([...(await Promise.all(lanes)), await runTests(TIMED)]);
+  const waiting = files.sort();
+  const counts: Count[] = [];
+  const lane = async () => {
+    for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
+      counts.push(await runTests([file]));
+    }
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
+  const count = sumOf(counts);
   if (count.failed === 0) {
     mkdirSync(dirname(memory), { recursive: true });
     writeFileSync(memory, JSON.stringify(count));
