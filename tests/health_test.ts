@@ -300,7 +300,7 @@ test("a request without a host, as HTTP/1.0 has it, finds every path", async () 
 function rawRequest(port: number, line: string): Promise<string> {
   return new Promise((resolve, reject) => {
     const socket = connect(port, "127.0.0.1", () => socket.write(`${line}\r\n\r\n`));
-    socket.setTimeout(2000, () => socket.destroy(new Error(`no answer to ${line}`)));
+    socket.setTimeout(20_000, () => socket.destroy(new Error(`no answer to ${line}`)));
     socket.on("error", reject);
     socket.once("data", (data) => {
       socket.destroy();

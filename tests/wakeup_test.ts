@@ -7,10 +7,10 @@ import {
   systemWakeup,
 } from "../lib/wakeup.ts";
 
-/** Resolves with the time of the next firing; rejects after a second. */
+/** Resolves with the time of the next firing; rejects if there is none. */
 function nextFiring(arm: (fire: () => void) => void): Promise<number> {
   return new Promise((resolve, reject) => {
-    const limit = setTimeout(() => reject(new Error("Never fired")), 1000);
+    const limit = setTimeout(() => reject(new Error("Never fired")), 30_000);
     arm(() => {
       clearTimeout(limit);
       resolve(performance.now());
@@ -25,7 +25,7 @@ describe("systemClock()", () => {
     await nextFiring((fire) => setTimeout(fire, 60));
     const passed = clock.now() - before[0];
     expect(passed).toBeGreaterThanOrEqual(59);
-    expect(Math.abs(clock.bootNow() - before[1] - passed)).toBeLessThan(40);
+    expect(Math.abs(clock.bootNow() - before[1] - passed)).toBeLessThan(SUSPEND_MS);
     expect(clock.wall()).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
   });
 });

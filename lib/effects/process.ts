@@ -35,6 +35,8 @@ export interface ProcessOptions {
   readonly logFile: string;
   /** Names under which the kernel shows it. @default ["mariadbd", "mysqld"] */
   readonly comms?: readonly string[];
+  /** How often a process whose end the kernel tells is looked at all the same. @default 1000 */
+  readonly lookMs?: number;
   /** Told of every change: started, found, ended. */
   readonly onChange: (fact: ProcessFact) => void;
 }
@@ -240,7 +242,7 @@ class ManagedProcess implements ChildServerProcess {
     this.#remember(watched);
     if (child === null) this.#armWorker(watched);
     else void child.exited.then(() => this.#ended(watched));
-    this.#look(watched, child === null ? LOOK_ALONE_MS : LOOK_MS);
+    this.#look(watched, child === null ? LOOK_ALONE_MS : this.#lookMs());
     this.#tell({ is: "running", pid, startTime });
     return this.#fact;
   }
@@ -251,11 +253,15 @@ class ManagedProcess implements ChildServerProcess {
     worker.unref();
     worker.onmessage = (event: MessageEvent<ExitWatchSays>) => {
       // Until it is armed, and where it cannot be, the quick look at /proc stands in for it.
-      if (event.data === "armed") this.#look(watched, LOOK_MS);
+      if (event.data === "armed") this.#look(watched, this.#lookMs());
       if (event.data === "ended") this.#ended(watched);
     };
     worker.onerror = () => this.#look(watched, LOOK_ALONE_MS);
     worker.postMessage(watched.pid);
+  }
+
+  #lookMs(): number {
+    return this.#options.lookMs ?? LOOK_MS;
   }
 
   #look(watched: Watched, everyMs: number): void {

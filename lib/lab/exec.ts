@@ -18,7 +18,7 @@ export interface RunResult {
   readonly stderr: string;
 }
 
-const RUN_TIMEOUT_MS = 10_000;
+const RUN_TIMEOUT_MS = 30_000;
 
 /** Runs it and says how it ended; a missing program or a passed time limit is code 127 or 124. */
 export function tryRun(command: readonly string[], options: RunOptions = {}): RunResult {

@@ -39,8 +39,8 @@ export interface Verdict {
 
 const CALM_MS = 1_000;
 const AFTER_MS = 250;
-const OUTAGE_TIMEOUT_MS = 30_000;
-const RETURN_TIMEOUT_MS = 60_000;
+const OUTAGE_TIMEOUT_MS = 60_000;
+const RETURN_TIMEOUT_MS = 120_000;
 /** A commit whose acknowledgements had all arrived before the cut may still be told to its client. */
 const IN_FLIGHT_MS = 50;
 const APP = "app1";

@@ -15,7 +15,7 @@ import { say, WatchedLab } from "../support/watched_lab.ts";
 
 const unable = namespacesImpossible() !== null || missingNeeds().length > 0;
 const FOUR = ["dc1-1", "dc1-2", "dc2-1", "dc2-2"];
-const TEST_MS = 120_000;
+const TEST_MS = 300_000;
 /** An application waits for Galera's own view change at a join and at a leave, and for nothing else. */
 const GAP_MAX_MS = 5_000;
 const PUSHES_MAX = 5;
@@ -79,7 +79,7 @@ function versionOf(summary: Summary, name: string): number | undefined {
 }
 
 /** Waits until all goes by that version, and nothing of it is pending. */
-async function settled(version: number, names: readonly string[], timeoutMs = 60_000) {
+async function settled(version: number, names: readonly string[], timeoutMs = 120_000) {
   return await minded.untilSummary(
     `all go by version ${version}`,
     (is) =>
@@ -107,7 +107,7 @@ describe.skipIf(unable)("the config in the database", () => {
       const pids = new Map(FOUR.map((host) => [host, watched.pid(host)]));
       const app = minded.lab.startApp("app1");
       await until("rows are written", () => minded.lab.journal("app1").length > 20, {
-        timeoutMs: 10_000,
+        timeoutMs: 60_000,
       });
       const fromMs = wallMs();
       const five = documentText(minded.lab, { ...OPTIONS, spare: [] });
@@ -157,7 +157,7 @@ describe.skipIf(unable)("the config in the database", () => {
         "the client's minder has it",
         () => watched.events("app1").some((line) => line["version"] === 4),
         {
-          timeoutMs: 20_000,
+          timeoutMs: 60_000,
         },
       );
     },
@@ -242,14 +242,14 @@ describe.skipIf(unable)("the config in the database", () => {
       await until(
         "the damaged copy is set aside",
         () => readdirSync(folder).includes("config.state.corrupt-1"),
-        { timeoutMs: 20_000 },
+        { timeoutMs: 60_000 },
       );
       await settled(7, FOUR);
       const named = () =>
         watched
           .events("dc2-2")
           .some((line) => String(line["database"]).includes("config.state.corrupt-1"));
-      await until("its log names it", named, { timeoutMs: 20_000 });
+      await until("its log names it", named, { timeoutMs: 60_000 });
     },
     TEST_MS,
   );

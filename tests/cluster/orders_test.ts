@@ -221,7 +221,7 @@ describe("a switchover", () => {
         /single writers leave dc1-\d for a server of dc2/.test(
           dryRun("switchover", "dc2").steps.join(),
         ),
-      { timeoutMs: 60_000, pauseMs: 500 },
+      { timeoutMs: BUSY_MS, pauseMs: 500 },
     );
     const plan = order("switchover", "dc2", "--deadline", "3", "--why", "power work in dc1");
     expect(plan.outcome).toBe("would");
@@ -244,7 +244,7 @@ describe("a switchover", () => {
     await until(
       "dc1 could take the writers",
       () => dryRun("switchover", "dc1").outcome === "would",
-      { timeoutMs: 60_000, pauseMs: 500 },
+      { timeoutMs: BUSY_MS, pauseMs: 500 },
     );
     expect(order("switchover", "dc1", "--deadline", "20").outcome).toBe("would");
     await untilWriter("dc1");
@@ -294,7 +294,7 @@ describe("a pause, and a person who decides", () => {
     page("promoted by a person, link cut");
     expect(order("resume").outcome).toBe("would");
     await minded.healLink();
-    await minded.untilHealth("healthy", 60_000);
+    await minded.untilHealth("healthy", BUSY_MS);
     page("healed");
     await minded.untilSummary("the epoch is closed", (is) => is.epochHolder === null);
     await expectNothingLost();
@@ -350,7 +350,7 @@ describe("what-if", () => {
     const text = page("dc2 is dead, dc1 promoted");
     expect(text).toContain("dc1 holds epoch");
     await until("the application writes again", () => acknowledgedAfter(lostAt + 4_000), {
-      timeoutMs: 20_000,
+      timeoutMs: BUSY_MS,
     });
     const gapMs = longestGap(minded.lab.journal(APP), lostAt - 1_000)?.lengthMs ?? 0;
     process.stderr.write(
@@ -387,7 +387,7 @@ describe("accepting loss", () => {
             ? (heardAgoMs ?? 9_999) < 2_000 && report?.position !== null
             : (heardAgoMs ?? 0) > 6_000,
         ),
-      60_000,
+      BUSY_MS,
     );
     const text = page("dc1 has burnt down, dc2 is back without its commits");
     expect(text).toContain("outage.silent");
@@ -413,7 +413,7 @@ describe("accepting loss", () => {
         is.servers.every(({ segment, report, heardAgoMs }) =>
           segment === "dc2" ? report?.serving === "on" : (heardAgoMs ?? 0) > 2_000,
         ),
-      60_000,
+      BUSY_MS,
     );
     expect(after.epochHolder).toBe("dc2");
     page("dc2 started by force");
@@ -446,7 +446,7 @@ describe("the history", () => {
     const asked = history("--ask").map(({ event }) => event);
     expect(asked).toContain("order");
     process.kill(minded.minder("arb").pid, "SIGKILL");
-    await until("it is gone", () => minded.minder("arb").ended() !== null, { timeoutMs: 5_000 });
+    await until("it is gone", () => minded.minder("arb").ended() !== null, { timeoutMs: BUSY_MS });
     const all = history();
     const orders = all
       .filter(({ event }) => event === "order")

@@ -15,7 +15,7 @@ import { reportOf, say, WatchedLab } from "../support/watched_lab.ts";
 const unable = namespacesImpossible() !== null || missingNeeds().length > 0;
 const LAB = process.env["GM_TEST_LAB"] ?? "test-outage";
 const ALL = ["dc1-1", "dc1-2", "dc2-1", "dc2-2"];
-const TEST_MS = 150_000;
+const TEST_MS = 300_000;
 
 let watched: WatchedLab;
 
@@ -201,7 +201,7 @@ describe.skipIf(unable)("on the lesser side", () => {
       // And where another manager starts them through the gate, which has no answer either.
       for (const host of holders) {
         const { datadir, command } = lab.server(host);
-        const { position } = await readPosition(datadir, { command, timeoutMs: 10_000 });
+        const { position } = await readPosition(datadir, { command, timeoutMs: 60_000 });
         expect(position).not.toBeNull();
         removeGvwstate(datadir);
         lab.startServer(host, { arguments: startArguments("join", position) });
@@ -251,7 +251,7 @@ describe.skipIf(unable)("on the lesser side", () => {
             () => true,
             () => false,
           ),
-        { timeoutMs: 5_000 },
+        { timeoutMs: 30_000 },
       );
       for (let n = 2; n <= 30; n++) await watched.insert(loser, "forced", n);
       for (let n = 1; n <= 10; n++) await watched.insert(winners[0] ?? "", "granted", n);
@@ -266,7 +266,7 @@ describe.skipIf(unable)("on the lesser side", () => {
       await until(
         "both forced servers are gone",
         () => losers.every((host) => watched.mariadbd(host) === null),
-        { timeoutMs: 15_000 },
+        { timeoutMs: 60_000 },
       );
       say(`forced side: ended after ${((performance.now() - at) / 1000).toFixed(1)} s`);
       await minded.healLink();

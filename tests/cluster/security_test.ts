@@ -170,7 +170,7 @@ describe("every message of a failover, sent again", () => {
       const host = hostOf(id);
       await minded.minder(host).stop(5000);
       minded.startMinder(host);
-      await until(`${id} answers again`, () => mailOf(host, url) !== null, { timeoutMs: 20_000 });
+      await until(`${id} answers again`, () => mailOf(host, url) !== null, { timeoutMs: 60_000 });
     }
     // What has restarted outwaits its promises first.
     await Bun.sleep(minded.config.outwaitMs);
@@ -279,7 +279,7 @@ describe("secrets", () => {
     await until(
       "dc1-1 says so",
       () => readFileSync(logFile, "utf8").includes('"event":"keys_not_read"'),
-      { timeoutMs: 5000 },
+      { timeoutMs: 60_000 },
     );
     expect((await minded.summary())?.health).toBe("healthy");
     replaceSecret(path, [text.trim()]);

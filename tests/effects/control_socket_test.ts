@@ -27,7 +27,7 @@ describe("ask()", () => {
     return { host: "127.0.0.1", port: address.port };
   }
 
-  const signal = (ms = 2000): AbortSignal => AbortSignal.timeout(ms);
+  const signal = (ms = 20_000): AbortSignal => AbortSignal.timeout(ms);
 
   test("reads to the end, however many pieces that takes", async () => {
     const at = await serve((socket) => {

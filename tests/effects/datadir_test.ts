@@ -110,7 +110,7 @@ describe("a data directory", () => {
     const foreign = await readPosition(datadir, { command: null, timeoutMs: 100 });
     expect(foreign.error).toContain("cannot be run from here");
     const line = `echo '[Note] WSREP: Recovered position: ${STATE.replace("8", "9")}:5' >&2`;
-    const other = { command: ["/bin/sh", "-c", line], timeoutMs: 5000 };
+    const other = { command: ["/bin/sh", "-c", line], timeoutMs: 30_000 };
     expect((await readPosition(datadir, other)).error).toContain("InnoDB of 9da228d3");
   });
 
@@ -231,7 +231,7 @@ describe.skipIf(made === null)("with a mariadbd", () => {
       fenceMs: 1000,
     });
     let stateUuid: string | null = null;
-    await until("mariadbd is ready", 15_000, async () => {
+    await until("mariadbd is ready", 30_000, async () => {
       const { status } = await mysql.poll();
       stateUuid = status?.stateUuid ?? null;
       return status?.ready === true && status.members.length === 1;
@@ -258,7 +258,7 @@ describe.skipIf(made === null)("with a mariadbd", () => {
       seqno: -1,
       safeToBootstrap: false,
     });
-    const found = await readPosition(datadir, { command, timeoutMs: 20_000 });
+    const found = await readPosition(datadir, { command, timeoutMs: 60_000 });
     expect(found).toMatchObject({ safeToBootstrap: false, error: null });
     expect(found.position?.uuid).toBe(stateUuid ?? "");
     // Not all of the writes: this server flushes its log once a second only.
@@ -267,7 +267,7 @@ describe.skipIf(made === null)("with a mariadbd", () => {
     expect(removeGvwstate(datadir)).toBe("removed");
 
     await running.start(startArguments("bootstrap", found.position));
-    await until("it refuses", 15_000, () => running.current().is === "stopped");
+    await until("it refuses", 30_000, () => running.current().is === "stopped");
     const refusal = readFileSync(server.logFile, "utf8");
     expect(refusal).toContain("It may not be safe to bootstrap");
 

@@ -39,9 +39,9 @@ function damage(path: string): void {
 }
 
 async function until(what: string, holds: () => boolean): Promise<void> {
-  const deadline = performance.now() + 10_000;
+  const deadline = performance.now() + 30_000;
   while (!holds()) {
-    if (performance.now() > deadline) throw new Error(`Not within 10 s: ${what}`);
+    if (performance.now() > deadline) throw new Error(`Not within 30 s: ${what}`);
     await Bun.sleep(5);
   }
 }
@@ -207,7 +207,7 @@ describe("openEventLog()", () => {
     expect(rows[0]?.event).toBe("first");
     const dropped = rows.find(({ event }) => event === "events_dropped");
     expect(JSON.parse(dropped?.fields ?? "{}")).toEqual({ count: 11 });
-  }, 20_000);
+  }, 90_000);
 
   test("a file that may not grow is said, nothing stops, and closing is bounded", async () => {
     const path = freshPath();
@@ -218,9 +218,9 @@ describe("openEventLog()", () => {
     expect(health.find((one) => one !== null)).toContain("full");
     const began = performance.now();
     await log.close(500);
-    expect(performance.now() - began).toBeLessThan(2_000);
+    expect(performance.now() - began).toBeLessThan(8_000);
     expect(statSync(path).size).toBeLessThan(100_000);
-  }, 20_000);
+  }, 90_000);
 
   test("a thread that hangs delays nobody, is given up, and another writes on", async () => {
     const path = freshPath();
@@ -238,13 +238,14 @@ describe("openEventLog()", () => {
     });
     const began = performance.now();
     for (let number = 0; number < 1_000; number++) log.add("quick", 1, { number });
-    expect(performance.now() - began).toBeLessThan(150);
+    // One that waited for the thread would take its patience each time.
+    expect(performance.now() - began).toBeLessThan(10_000);
     await until("it says that it hangs", () => health.length > 0);
     expect(health[0]).toContain("has not answered");
     await until("another has written all", () => existsSync(path) && count(path) === 1_000);
     expect(health.at(-1)).toBeNull();
     await log.close(2_000);
-  }, 20_000);
+  }, 90_000);
 
   test("says where it was damaged, and goes on", async () => {
     const path = freshPath();

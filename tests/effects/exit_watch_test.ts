@@ -7,7 +7,7 @@ async function hear(pid: number, last: ExitWatchSays, armed: () => void): Promis
   const heard: string[] = [];
   try {
     await new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(() => reject(new Error(`heard only ${heard.join()}`)), 5000);
+      const timer = setTimeout(() => reject(new Error(`heard only ${heard.join()}`)), 30_000);
       worker.onmessage = (event: MessageEvent<ExitWatchSays>) => {
         heard.push(event.data);
         if (event.data === "armed") armed();

@@ -33,7 +33,7 @@ describe("glbd's traps:", () => {
   const reconciler = () =>
     startReconciler({
       balancer: createGlbd({ socket: `127.0.0.1:${double.controlPort}` }, null),
-      passTimeoutMs: 300,
+      passTimeoutMs: 3_000,
       now: () => performance.now(),
       onApplied: (result) => results.push(result),
     });

@@ -60,7 +60,7 @@ async function served<T>(
 }
 
 function post(url: string, own: TlsConfig | null, id = "dbserver.1") {
-  return postMessage({ url, message: REPORTED, timeoutMs: 2000, tls: clientTls(own, id) });
+  return postMessage({ url, message: REPORTED, timeoutMs: 20_000, tls: clientTls(own, id) });
 }
 
 describe("messages over TLS", () => {

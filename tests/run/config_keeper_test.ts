@@ -134,21 +134,24 @@ describe.skipIf(made === null)("a keeper", () => {
   });
 
   test("fetches at once what a message has told of, and goes by it", async () => {
-    const keeper = await start();
+    // A role without a say: by itself it looks every 15 s, the first time excepted.
+    const keeper = await start("dbclient.1");
     const { seen } = watch(keeper);
     await push(documentText(1, { policy: "local-first" }), 1);
+    await until("version 2", 30_000, () => seen.includes("2"));
+    await push(documentText(2, { policy: "single-writer" }), 2);
     const heardAt = performance.now();
-    keeper.heard(2);
-    await until("version 2", 1_000, () => seen.includes("2"));
-    expect(performance.now() - heardAt).toBeLessThan(1_000);
-    expect(seen).toEqual(["1", "2"]);
+    keeper.heard(3);
+    await until("version 3", 30_000, () => seen.includes("3"));
+    expect(performance.now() - heardAt).toBeLessThan(10_000);
+    expect(seen).toEqual(["1", "2", "3"]);
   });
 
   test("finds by itself what no message has told of", async () => {
     const keeper = await start();
     const { seen } = watch(keeper);
     await push(documentText(1, { policy: "local-first" }), 1);
-    await until("version 2", 5_000, () => seen.includes("2"));
+    await until("version 2", 30_000, () => seen.includes("2"));
   });
 
   test("holds other rules until they are said to be in force, a restart in between", async () => {
@@ -156,7 +159,7 @@ describe.skipIf(made === null)("a keeper", () => {
     const { seen } = watch(first);
     await push(documentText(1, { leaseMs: 2500 }), 1);
     first.heard(2);
-    await until("version 2 is held", 1_000, () => seen.includes("1<2"));
+    await until("version 2 is held", 30_000, () => seen.includes("1<2"));
     first.stop();
     const again = await start();
     expect(again.shelf().active.mark.version).toBe(1);
@@ -195,7 +198,7 @@ describe.skipIf(made === null)("a keeper", () => {
     const { seen } = watch(keeper);
     await push(documentText(1, { leaseMs: 2500 }), 1);
     keeper.heard(2);
-    await until("version 2", 1_000, () => seen.includes("2"));
+    await until("version 2", 30_000, () => seen.includes("2"));
   });
 
   test("a version pushed elsewhere and lost gives way to the database's, and that shows", async () => {
@@ -205,7 +208,7 @@ describe.skipIf(made === null)("a keeper", () => {
     // The other side of the cut has won: its version 2 is another text.
     await bed.root.query("DELETE FROM minder.config WHERE version = 2");
     await push(documentText(1, { policy: "single-writer" }), 1);
-    await until("the other version 2", 5_000, () => seen.length > 1);
+    await until("the other version 2", 30_000, () => seen.length > 1);
     expect(keeper.shelf().active.config.clients[0]?.policy).toBe("single-writer");
     expect(lines.join("\n")).toContain("config_replaced");
   });
@@ -215,7 +218,7 @@ describe.skipIf(made === null)("a keeper", () => {
     const { seen } = watch(keeper);
     keeper.heard(99);
     await push(documentText(1, { policy: "local-first" }), 1);
-    await until("version 2", 5_000, () => seen.includes("2"));
+    await until("version 2", 30_000, () => seen.includes("2"));
     expect(keeper.version()).toBe(2);
   });
 });

@@ -43,7 +43,7 @@ async function bed(options: BedOptions) {
   );
   const config = await readClusterConfig(path);
   await until("the arbitrator hears both watchdogs", async () => await hears(config), {
-    timeoutMs: 20_000,
+    timeoutMs: 60_000,
     pauseMs: 100,
   });
   return { path, config };
@@ -52,7 +52,7 @@ async function bed(options: BedOptions) {
 async function hears(config: Awaited<ReturnType<typeof readClusterConfig>>): Promise<boolean> {
   try {
     const ask = { verb: "status_summary", parameters: {} } as const;
-    const { parameters } = await askArbitrator(ask, { config, timeoutMs: 1000 });
+    const { parameters } = await askArbitrator(ask, { config, timeoutMs: 10_000 });
     if (!("servers" in parameters) || !Array.isArray(parameters.servers)) return false;
     return parameters.servers.every(
       (server) => typeof server === "object" && (server.heardAgoMs ?? 9e9) < 2000,
@@ -73,9 +73,9 @@ describe("parties as processes", () => {
     expect(asked.stdout.toString()).toContain("fuzz: ");
     const url = `https://${BED_NET}.10:4570/healthz`;
     const ca = readFileSync(join(folder, "ca.crt"), "utf8");
-    const bare = fetch(url, { tls: { ca }, signal: AbortSignal.timeout(2000) });
+    const bare = fetch(url, { tls: { ca }, signal: AbortSignal.timeout(20_000) });
     expect(await bare.then((response) => response.status, String)).not.toBe(200);
-    const plain = fetch(url.replace("https", "http"), { signal: AbortSignal.timeout(2000) });
+    const plain = fetch(url.replace("https", "http"), { signal: AbortSignal.timeout(20_000) });
     expect(await plain.then((response) => response.status, String)).not.toBe(200);
   }, 40_000);
 
@@ -161,7 +161,7 @@ describe("parties as processes", () => {
     try {
       const log = join(folder, "dbserver.2.log");
       await until("it says so", () => readFileSync(log, "utf8").includes('"event":"unsigned"'), {
-        timeoutMs: 10_000,
+        timeoutMs: 60_000,
       });
     } finally {
       near.kill("SIGKILL");

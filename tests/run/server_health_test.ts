@@ -34,7 +34,7 @@ test("the watchdog's state is served on one port, though the other one is taken"
   try {
     const ask = async (path: string): Promise<number> => {
       const url = `http://127.0.0.1:${self.healthPort}${path}`;
-      return (await fetch(url, { signal: AbortSignal.timeout(2000) })).status;
+      return (await fetch(url, { signal: AbortSignal.timeout(20_000) })).status;
     };
     expect([await ask("/"), await ask("/primary"), await ask("/liveness")]).toEqual([
       200, 200, 200,
@@ -50,6 +50,6 @@ test("the watchdog's state is served on one port, though the other one is taken"
     await taken.stop();
   }
   await expect(
-    fetch(`http://127.0.0.1:${self.healthPort}/`, { signal: AbortSignal.timeout(2000) }),
+    fetch(`http://127.0.0.1:${self.healthPort}/`, { signal: AbortSignal.timeout(20_000) }),
   ).rejects.toThrow();
 });

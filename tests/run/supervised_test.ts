@@ -51,10 +51,10 @@ test("it says that it is ready, that it lives, in which phase it is, and that it
   let phase = "starting: nothing is known";
   const supervisor = supervise(new Steps(), systemd, () => phase);
   expect(systemd.told).toEqual(["READY=1\nSTATUS=starting: nothing is known"]);
-  await until("two signs of life", 2_000, () => systemd.told.length >= 3);
+  await until("two signs of life", 30_000, () => systemd.told.length >= 3);
   expect(systemd.told[1]).toBe("WATCHDOG=1");
   phase = "serving:\njoint view";
-  await until("the phase", 2_000, () =>
+  await until("the phase", 30_000, () =>
     systemd.told.includes("WATCHDOG=1\nSTATUS=serving: joint view"),
   );
   supervisor.stopping();
@@ -66,7 +66,7 @@ test("a loop that takes no step any more, or is broken, gives no sign of life", 
     const systemd = listening(30);
     const loop = new Steps();
     const supervisor = supervise(loop, systemd, () => "serving: well");
-    await until("a sign of life", 2_000, () => systemd.told.length >= 2);
+    await until("a sign of life", 30_000, () => systemd.told.length >= 2);
     if (end === "stuck") loop.stuck = true;
     else loop.ill = "broken";
     // One that was on its way may still come; after it there are none for many times the interval.

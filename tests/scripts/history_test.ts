@@ -103,7 +103,7 @@ async function untilOrder(order: string, ...words: string[]): Promise<Happened> 
         event === "order" && (fields as unknown as { order: string }).order === order,
     );
     if (found !== undefined) return found;
-    if (performance.now() > deadline) throw new Error(`No ${order} within 5 s`);
+    if (performance.now() > deadline) throw new Error(`No ${order} within 20 s`);
     await Bun.sleep(20);
   }
 }

@@ -61,9 +61,9 @@ test("the watchdog says that it is ready, lives, and stops; one that stands stil
     for (let state = socket.take(); state !== null; state = socket.take()) heard.push(state);
     return heard.some((state) => state.includes(what));
   };
-  await until("it is ready", 10_000, hears("READY=1"));
-  await until("it lives", 10_000, hears("WATCHDOG=1"));
-  await until("it says its phase", 10_000, hears("STATUS=down: mariadbd is not running"));
+  await until("it is ready", 30_000, hears("READY=1"));
+  await until("it lives", 30_000, hears("WATCHDOG=1"));
+  await until("it says its phase", 30_000, hears("STATUS=down: mariadbd is not running"));
   child.kill("SIGSTOP");
   await Bun.sleep(300);
   hears("")();
@@ -71,8 +71,8 @@ test("the watchdog says that it is ready, lives, and stops; one that stands stil
   await Bun.sleep(900);
   expect(hears("WATCHDOG=1")()).toBe(false);
   child.kill("SIGCONT");
-  await until("it lives again", 10_000, hears("WATCHDOG=1"));
+  await until("it lives again", 30_000, hears("WATCHDOG=1"));
   child.kill("SIGTERM");
-  await until("it stops", 10_000, hears("STOPPING=1"));
+  await until("it stops", 30_000, hears("STOPPING=1"));
   expect(await child.exited).toBe(0);
 }, 60_000);

@@ -31,7 +31,7 @@ export async function makeConfigBed(server: Mariadbd): Promise<ConfigBed> {
     });
     await until(
       "mariadbd is ready",
-      15_000,
+      30_000,
       async () => (await mysql.poll()).status?.ready === true,
     );
     await mysql.unfence();
@@ -43,7 +43,7 @@ export async function makeConfigBed(server: Mariadbd): Promise<ConfigBed> {
   async function stop(): Promise<void> {
     root?.destroy();
     await managed.kill();
-    await until("mariadbd has ended", 10_000, () => managed.current().is === "stopped");
+    await until("mariadbd has ended", 30_000, () => managed.current().is === "stopped");
   }
   await start();
   return {

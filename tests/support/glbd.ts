@@ -93,7 +93,7 @@ export function askParts(port: number, parts: readonly string[]): Promise<readon
   return new Promise((resolve) => {
     const replies: string[] = [];
     const socket = connect({ port, host: "127.0.0.1", noDelay: true });
-    const timer = setTimeout(() => socket.destroy(), 2000);
+    const timer = setTimeout(() => socket.destroy(), 20_000);
     let next = 0;
     let text = "";
     const proceed = (): void => {

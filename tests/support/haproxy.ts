@@ -14,7 +14,7 @@ export const hasHaproxy = existsSync(HAPROXY);
 export async function until(
   what: string,
   condition: () => boolean | Promise<boolean>,
-  limitMs = 5000,
+  limitMs = 30_000,
 ): Promise<void> {
   const deadline = performance.now() + limitMs;
   while (!(await condition())) {
@@ -92,7 +92,7 @@ export interface ClientConnection {
 }
 
 /** Connects and reads one name; gives up after `limitMs`. */
-export function openThrough(port: number, limitMs = 3000): Promise<ClientConnection> {
+export function openThrough(port: number, limitMs = 20_000): Promise<ClientConnection> {
   return new Promise((resolve, reject) => {
     let closed = false;
     let text = "";
@@ -255,7 +255,7 @@ export class HaproxyFixture {
     return await new Promise((resolve) => {
       let text = "";
       const socket = connect(this.socket);
-      const timer = setTimeout(() => socket.destroy(), 2000);
+      const timer = setTimeout(() => socket.destroy(), 20_000);
       socket.on("connect", () => socket.write(`${command}\n`));
       socket.on("data", (chunk) => {
         text += chunk.toString();

@@ -32,7 +32,7 @@ export class LoneMinder {
   #number = 0;
 
   /** Minds `balancer` as the first client of the config. */
-  constructor(config: ClusterConfig, balancer: Balancer, passTimeoutMs = 1000) {
+  constructor(config: ClusterConfig, balancer: Balancer, passTimeoutMs = 20_000) {
     const [client] = config.clients;
     if (client === undefined) throw new Error("no client");
     this.#config = config;

@@ -150,7 +150,7 @@ export function processesIn(directory: string): number[] {
 
 async function remove(directory: string): Promise<void> {
   killIn(directory);
-  await until("its processes have ended", 10_000, () => processesIn(directory).length === 0);
+  await until("its processes have ended", 30_000, () => processesIn(directory).length === 0);
   rmSync(directory, { recursive: true, force: true });
 }
 
