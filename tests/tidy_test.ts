@@ -164,4 +164,13 @@ describe("the founding names", () => {
     expect(files.length).toBeGreaterThan(20);
     expect(files.filter((file) => !existsSync(join(ROOT, file)))).toEqual([]);
   });
+
+  test("every function in the table is in the file that is named with it", () => {
+    const named = [...table.matchAll(/`(\w+)(?:\(\))?` in `([\w./]+)`/g)];
+    expect(named.length).toBeGreaterThan(2);
+    const missing = named.filter(
+      ([, name = "", file = ""]) => !new RegExp(`(function|const) ${name}\\b`).test(read(file)),
+    );
+    expect(missing.map(([words]) => words)).toEqual([]);
+  });
 });
