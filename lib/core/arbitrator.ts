@@ -266,6 +266,25 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
   completeGrant(turn, from, report);
   noteView(turn, from, report);
   closeEpoch(turn, report);
+  callNext(turn, report, before?.report);
+}
+
+/** Who waits for the one that joins to be a member hears at once that it is. */
+function callNext(turn: Turn, report: Report, before: Report | undefined): void {
+  const { joining, heard, config } = turn.state;
+  if (joining === null || report.primary !== "yes") return;
+  const name = config.serverById.get(joining.server)?.name ?? "";
+  const named = (one: Report | undefined) => one !== undefined && namesOf(one).has(name);
+  if (!named(report) || named(before)) return;
+  for (const [to, { report: other }] of heard) {
+    if (other.running !== "down" || to === joining.server) continue;
+    turn.effects.push({
+      do: "send",
+      to,
+      body: { verb: "request_status", parameters: { because: clip(`${name} is a member`) } },
+      expiresMs: config.timing.reportIntervalMs,
+    });
+  }
 }
 
 /** Writes down a Primary view that is newer than the noted one. */

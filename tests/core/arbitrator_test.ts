@@ -635,6 +635,16 @@ describe("full outage", () => {
     expect(start("a1")).toBe("join");
     expect(start("a2")).toBe("wait");
     expect(start("a1")).toBe("join");
+    story.effects = [];
+    const asked = () =>
+      story.effects.flatMap((effect) =>
+        effect.do === "send" && effect.body.verb === "request_status" ? [effect.to] : [],
+      );
+    story.report("b1", { view: ["b1", "b2"] });
+    expect(asked()).toEqual([]);
+    story.report("b1", { view: ["a1", "b1", "b2"] });
+    // Not at its next report: it is asked now, and told with the ack of what it then says.
+    expect(asked()).toEqual(["dbserver.2"]);
     alone(["a1", "b1", "b2"]);
     expect(start("a2")).toBe("join");
     // It does not come up: the first one, stopped again, waits no longer than that.
