@@ -356,6 +356,8 @@ function hearReseed(turn: Turn, ticket: number, order: StartOrder): void {
  * Whose data a reseeded server takes: left alone, Galera prefers a neighbour of the same segment, which
  * may have the very rows that are to go (measured). One that serves has been proven in line; where
  * nobody serves yet, one that began the newest epoch, or stood beyond no fork point by its own word.
+ * Of equals the last in the config's order: a donor commits nothing while it is copied, and the first is
+ * the one that a single writer is led to.
  */
 export function donorFor(
   state: DbServerState,
@@ -364,14 +366,15 @@ export function donorFor(
   const { now, serving = false } = options;
   const { config, primarySegment } = state;
   let best: { readonly name: string; readonly rank: number } | null = null;
-  for (const [id, { report, at }] of state.peers) {
-    const server = config.serverById.get(id);
-    if (server === undefined || now - at > config.timing.suspectMs) continue;
+  for (const server of config.servers) {
+    const heard = state.peers.get(server.id);
+    if (heard === undefined || now - heard.at > config.timing.suspectMs) continue;
+    const { report } = heard;
     if (report.primary !== "yes" || report.localState !== "Synced" || report.diverged) continue;
     const serves = report.serving === "on";
     if (!serves && (serving || !isInLine(state, report))) continue;
     const rank = (serves ? 2 : 0) + (server.segment === primarySegment ? 1 : 0);
-    if (best === null || rank > best.rank) best = { name: server.name, rank };
+    if (best === null || rank >= best.rank) best = { name: server.name, rank };
   }
   return best?.name ?? null;
 }

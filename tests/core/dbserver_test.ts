@@ -618,6 +618,9 @@ describe("lineage", () => {
     };
     const serves = { serving: "on", epochSeen: 5, epochServed: 5 } as const;
     expect(donorAmong({ a2: serves, b1: serves })).toBe("b1");
+    // Whoever was heard first: writers are led to the first in line, which a donor had better not be.
+    expect(donorAmong({ b2: serves, b1: serves })).toBe("b2");
+    expect(donorAmong({ b1: serves, b2: serves })).toBe("b2");
     expect(donorAmong({ a2: serves, b1: { ...serves, localState: "Joined" } })).toBe("a2");
     expect(donorAmong({ b1: { ...serves, serving: "off" } })).toBe("b1");
     expect(donorAmong({ b1: { ...serves, serving: "off", diverged: true } })).toBeNull();
