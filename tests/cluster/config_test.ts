@@ -16,8 +16,11 @@ import { say, WatchedLab } from "../support/watched_lab.ts";
 const unable = namespacesImpossible() !== null || missingNeeds().length > 0;
 const FOUR = ["dc1-1", "dc1-2", "dc2-1", "dc2-2"];
 const TEST_MS = 300_000;
-/** An application waits for Galera's own view change at a join and at a leave, and for nothing else. */
-const GAP_MAX_MS = 5_000;
+/**
+ * An application waits for Galera's own view change at a join and at a leave (2 s), and for nothing else:
+ * no epoch is opened. A busy machine takes a few times as long.
+ */
+const GAP_MAX_MS = 20_000;
 const PUSHES_MAX = 5;
 const OPTIONS = {
   servers: [3, 2],
@@ -138,6 +141,7 @@ describe.skipIf(unable)("the config in the database", () => {
         `grown in ${(growMs / 1000).toFixed(1)} s, shrunk in ${(shrinkMs / 1000).toFixed(1)} s, longest gap ${Math.round(gap?.lengthMs ?? 0)} ms`,
       );
       expect(gap?.lengthMs ?? 0).toBeLessThan(GAP_MAX_MS);
+      expect(after.epoch).toBe(0);
       for (const host of FOUR) expect(watched.pid(host)).toBe(pids.get(host) ?? 0);
       const check = await minded.lab.checkRows("dc2-1");
       expect(check.missing).toEqual([]);

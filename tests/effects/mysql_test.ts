@@ -276,7 +276,7 @@ describe.skipIf(made === null)("beside a mariadbd", () => {
   test("at max_connections a user with SUPER still gets in", async () => {
     const many = await Promise.all(Array.from({ length: 6 }, () => client()));
     const [watcher = await client()] = many;
-    await until("those that were cut have left", 5000, async () => {
+    await until("those that were cut have left", 30_000, async () => {
       const threads = "SHOW STATUS LIKE 'Threads_connected'";
       const [rows] = await watcher.query<RowDataPacket[]>(threads);
       return Number(rows[0]?.["Value"]) <= 10;

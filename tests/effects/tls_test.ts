@@ -172,7 +172,7 @@ describe("openCerts()", () => {
       onChange: (certs) => changes.push(certs),
     });
     const logged = async (event: string) => {
-      const giveUpAt = performance.now() + 10_000;
+      const giveUpAt = performance.now() + 30_000;
       while (!lines.some((line) => line.includes(event))) {
         if (performance.now() > giveUpAt) throw new Error(`No ${event}`);
         await Bun.sleep(5);

@@ -502,7 +502,12 @@ describe("the reply of a peer", () => {
       await fc.assert(
         fc.asyncProperty(fc.array(piece, { maxLength: 8 }), async (next) => {
           pieces = next;
-          const result = await postMessage({ url, message, timeoutMs: 2000, replyMaxBytes: 1000 });
+          const result = await postMessage({
+            url,
+            message,
+            timeoutMs: 20_000,
+            replyMaxBytes: 1000,
+          });
           expect("message" in result).toBe(false);
           const words = "error" in result ? result.error : "";
           expect(words.length).toBeWithin(1, 2000);

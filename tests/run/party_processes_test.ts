@@ -97,7 +97,7 @@ describe("parties as processes", () => {
       parameters: { because: "" },
     };
     const post = (id: string, url: string) =>
-      postMessage({ url, message: forged, timeoutMs: 5000, key, tls: clientTls(tls, id) });
+      postMessage({ url, message: forged, timeoutMs: 20_000, key, tls: clientTls(tls, id) });
     const url = `${config.urlById.get("dbserver.1")}/messages`;
     expect(await post("dbserver.2", url)).toMatchObject({
       status: 403,

@@ -338,7 +338,7 @@ export class RealBed implements Bed {
   async kill(names: readonly Name[]) {
     for (const name of names) this.#signal(name, "SIGKILL");
     await until("they have ended", () => names.every((name) => this.#ended(name)), {
-      timeoutMs: 5000,
+      timeoutMs: 30_000,
       pauseMs: 5,
     });
   }
