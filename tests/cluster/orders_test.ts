@@ -302,43 +302,6 @@ describe("a pause, and a person who decides", () => {
   });
 });
 
-describe("a full transfer by order", () => {
-  const NODE = "dc2-2";
-
-  async function untilNode(what: string, wished: (report: Report) => boolean): Promise<void> {
-    await minded.untilSummary(
-      what,
-      (is) =>
-        is.servers.some(({ name, report }) => name === NODE && report !== null && wished(report)),
-      BUSY_MS,
-    );
-  }
-
-  test("waits for its drain, takes all of another's data, and keeps the old until that is discarded", async () => {
-    await minded.untilHealth("healthy", BUSY_MS);
-    expect(order("reseed", NODE).because).toBe(
-      `clients.gone: ${NODE} takes clients: say drain ${NODE} first`,
-    );
-    expect(order("drain", NODE).outcome).toBe("would");
-    await untilNode("it is drained", ({ draining }) => draining);
-    const plan = order("reseed", NODE, "--why", "doubtful disk");
-    expect(plan.outcome).toBe("would");
-    expect(plan.steps[0]).toBe(`${NODE} leaves the cluster and stops; sessions there end`);
-    await untilNode(
-      "it is back, and its old data is set aside",
-      ({ localState, primary, aside, diverged }) =>
-        primary === "yes" && localState === "Synced" && !diverged && aside?.length === 1,
-    );
-    page("reseeded");
-    expect(order("undrain", NODE).outcome).toBe("would");
-    await minded.untilHealth("healthy", BUSY_MS);
-    await expectNothingLost();
-    expect(order("discard", NODE).outcome).toBe("would");
-    await untilNode("the old data is gone", ({ aside = [] }) => aside.length === 0);
-    expect(order("discard", NODE).outcome).toBe("already");
-  });
-});
-
 describe("what-if", () => {
   test("foretells the loss of the data centre that writes, and that is what happens", async () => {
     await untilWriter("dc2");
@@ -430,6 +393,45 @@ describe("accepting loss", () => {
     );
     // Rows are some of the transactions, and some came after the last report.
     expect(missing.length).toBeGreaterThan(0);
+  });
+});
+
+describe("a full transfer by order", () => {
+  const NODE = "dc2-2";
+
+  async function untilNode(what: string, wished: (report: Report) => boolean): Promise<void> {
+    await minded.untilSummary(
+      what,
+      (is) =>
+        is.servers.some(({ name, report }) => name === NODE && report !== null && wished(report)),
+      BUSY_MS,
+    );
+  }
+
+  test("waits for its drain, takes all of another's data, and keeps the old until that is discarded", async () => {
+    await minded.untilHealth("healthy", BUSY_MS);
+    const before = (await minded.summary())?.servers.find(({ name }) => name === NODE)?.report;
+    const kept = before?.aside?.length ?? 0;
+    expect(order("reseed", NODE).because).toBe(
+      `clients.gone: ${NODE} takes clients: say drain ${NODE} first`,
+    );
+    expect(order("drain", NODE).outcome).toBe("would");
+    await untilNode("it is drained", ({ draining }) => draining);
+    const plan = order("reseed", NODE, "--why", "doubtful disk");
+    expect(plan.outcome).toBe("would");
+    expect(plan.steps[0]).toBe(`${NODE} leaves the cluster and stops; sessions there end`);
+    await untilNode(
+      "it is back, and its old data is set aside",
+      ({ localState, primary, aside, diverged }) =>
+        primary === "yes" && localState === "Synced" && !diverged && aside?.length === kept + 1,
+    );
+    page("reseeded");
+    expect(order("undrain", NODE).outcome).toBe("would");
+    await minded.untilHealth("healthy", BUSY_MS);
+    await expectNothingLost();
+    expect(order("discard", NODE).outcome).toBe("would");
+    await untilNode("the old data is gone", ({ aside = [] }) => aside.length === 0);
+    expect(order("discard", NODE).outcome).toBe("already");
   });
 });
 
