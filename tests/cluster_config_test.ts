@@ -136,14 +136,16 @@ describe("parseClusterConfig()", () => {
     expect(config.warnings).toEqual([]);
   });
 
-  test("returns a config that cannot be changed, maps included", () => {
+  test("returns a config that cannot be changed, maps included, lists by their type", () => {
     const config = parseClusterConfig(smallest(), "test");
     function walk(value: unknown): void {
       if (typeof value !== "object" || value === null) return;
-      expect(Object.isFrozen(value)).toBe(true);
+      expect(Object.isFrozen(value)).toBe(!Array.isArray(value));
       for (const item of value instanceof Map ? value.values() : Object.values(value)) walk(item);
     }
     walk(config);
+    // @ts-expect-error: read-only by its type.
+    expect(typeof config.servers.push).toBe("function");
     const map = config.urlById as Map<string, string>;
     expect(() => map.set("dbserver.9", "http://evil")).toThrow(TypeError);
     expect(() => map.clear()).toThrow(TypeError);
