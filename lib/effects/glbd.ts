@@ -25,6 +25,9 @@ export type KillSockets = (ip: string, port: number, signal: AbortSignal) => Pro
 /** A reply of more than 8191 bytes is cut, and at 150 destinations glbd crashes. */
 const DESTINATIONS_MAX = 100;
 
+/** A name without an answer by then is done without in this pass: the others must not wait for it. */
+const LOOKUP_MS = 500;
+
 /**
  * Makes the driver; connects to nothing yet. Without `killSockets` connections are only cut at the
  * server, by its fence. @throws MinderError for an unusable address
@@ -59,7 +62,7 @@ class Glbd implements Balancer {
   readonly #address: ControlAddress;
   /** Numeric address by host name, as last found: a dead resolver must not stop a failover. */
   readonly #resolved = new Map<string, string>();
-  readonly #asking = new Set<string>();
+  readonly #asking = new Map<string, Promise<void>>();
 
   constructor(address: ControlAddress, socket: string, killSockets: KillSockets | null) {
     this.#address = address;
@@ -69,7 +72,8 @@ class Glbd implements Balancer {
         ? null
         : async (servers, signal) => {
             for (const { host, port } of servers) {
-              await killSockets(await this.#numeric(host, signal), port, signal);
+              const ip = await this.#numeric(host, signal);
+              if (ip !== null) await killSockets(ip, port, signal);
             }
           };
   }
@@ -83,8 +87,13 @@ class Glbd implements Balancer {
     const byAddress = new Map(rows.map((row) => [row.address, row]));
     const oddities: string[] = [];
     const servers: TableServer[] = [];
-    for (const placed of target) {
-      const address = await this.#addressOf(placed, signal);
+    const addresses = await Promise.all(target.map((placed) => this.#addressOf(placed, signal)));
+    for (const [index, placed] of target.entries()) {
+      const address = addresses[index];
+      if (address == null) {
+        oddities.push(`${placed.name} cannot be steered: ${placed.host} has no address here`);
+        continue;
+      }
       const row = byAddress.get(address);
       byAddress.delete(address);
       if (row?.corrupt) {
@@ -99,10 +108,12 @@ class Glbd implements Balancer {
       });
     }
     const strays: Placed[] = [];
+    // What nobody knows may be one whose name had no answer: then it is left as it is.
+    const allKnown = !addresses.includes(null);
     for (const { address, word } of byAddress.values()) {
       oddities.push(`${address} is in the table, but not in the config`);
       servers.push({ name: address, word, sessions: null, held: false });
-      if (word === "drain") continue;
+      if (word === "drain" || !allKnown) continue;
       const [host = "", port = ""] = address.split(":");
       const because = "it is not in the config";
       strays.push({ name: address, host, port: Number(port), place: { as: "drain" }, because });
@@ -120,7 +131,12 @@ class Glbd implements Balancer {
     const refused: string[] = [];
     for (const placed of places) {
       const weight = placed.place.as === "up" ? placed.place.weight : 0;
-      const command = `${await this.#addressOf(placed, signal)}:${weight}`;
+      const address = await this.#addressOf(placed, signal);
+      if (address === null) {
+        refused.push(`${placed.host} has no address here`);
+        continue;
+      }
+      const command = `${address}:${weight}`;
       const reply = await this.#ask(`${command}\n`, signal);
       if (reply !== "Ok\n") refused.push(`${command} was answered ${JSON.stringify(reply)}`);
     }
@@ -134,33 +150,35 @@ class Glbd implements Balancer {
     return ask(this.#address, command, { signal, isWhole });
   }
 
-  async #addressOf({ host, port }: Placed, signal: AbortSignal): Promise<string> {
-    return `${await this.#numeric(host, signal)}:${port}`;
+  /** Null while its name has no answer. */
+  async #addressOf({ host, port }: Placed, signal: AbortSignal): Promise<string | null> {
+    const ip = await this.#numeric(host, signal);
+    return ip === null ? null : `${ip}:${port}`;
   }
 
-  async #numeric(host: string, signal: AbortSignal): Promise<string> {
+  async #numeric(host: string, signal: AbortSignal): Promise<string | null> {
     if (isIPv4(host)) return host;
     const known = this.#resolved.get(host);
-    if (known !== undefined) {
-      this.#refresh(host);
-      return known;
-    }
-    const { address } = await within(lookup(host, { family: 4 }), signal);
-    this.#resolved.set(host, address);
-    return address;
+    this.#refresh(host);
+    if (known !== undefined) return known;
+    const bound = AbortSignal.any([signal, AbortSignal.timeout(LOOKUP_MS)]);
+    await within(this.#asking.get(host) ?? Promise.resolve(), bound).catch(() => undefined);
+    // A pass whose time is over ends as one; a name is only missed.
+    signal.throwIfAborted();
+    return this.#resolved.get(host) ?? null;
   }
 
-  /** Asks again for the sake of later passes; at most one question per name is open. */
+  /** Asks, also again for the sake of later passes; at most one question per name is open. */
   #refresh(host: string): void {
     if (this.#asking.has(host)) return;
-    this.#asking.add(host);
-    lookup(host, { family: 4 })
+    const asked = lookup(host, { family: 4 })
       .then(
-        ({ address }) => this.#resolved.set(host, address),
-        // The address that was found before is still the best there is.
+        ({ address }) => void this.#resolved.set(host, address),
+        // The address that was found before, if any, is still the best there is.
         () => undefined,
       )
       .finally(() => this.#asking.delete(host));
+    this.#asking.set(host, asked);
   }
 }
 

@@ -213,6 +213,22 @@ describe("glbd's traps:", () => {
     expect(double.commands).toEqual(["getinfo\n", "127.0.0.1:3306:100\n", "getinfo\n"]);
   });
 
+  test("a name without an address is said, and keeps nobody else from being steered", async () => {
+    await start(["127.0.0.1:1", "127.0.0.2:2", "127.0.0.9:9"]);
+    const wish = [
+      { name: "a1", host: "127.0.0.1", port: 1, place: DRAIN, because: "" },
+      { name: "a2", host: "127.0.0.2", port: 2, place: UP, because: "" },
+      { name: "b1", host: "nowhere.invalid", port: 9, place: DRAIN, because: "" },
+    ];
+    const { error, actual, oddities } = await pass(wish);
+    expect(error).toContain("b1 is not in its table");
+    expect(error).toContain("nowhere.invalid has no address here");
+    expect(actual.map(({ place }) => place)).toEqual(["drain", "up 100", null]);
+    expect(oddities).toContain("b1 cannot be steered: nowhere.invalid has no address here");
+    // It may be the one that nobody knows: that goes on as it is.
+    expect(double.commands.filter((command) => command.includes("127.0.0.9"))).toEqual([]);
+  });
+
   test("a thirty-first control client waits, and its pass is bounded", async () => {
     await start();
     const others = Array.from({ length: 30 }, () => connect(double.controlPort, "127.0.0.1"));
