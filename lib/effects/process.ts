@@ -37,6 +37,11 @@ export interface ProcessOptions {
   readonly comms?: readonly string[];
   /** How often a process whose end the kernel tells is looked at all the same. @default 1000 */
   readonly lookMs?: number;
+  /**
+   * The systemd unit in which it runs: where its working directory may not be looked at, since its unit
+   * gives it a capability that the watchdog lacks (Debian's does), it is known by its control group.
+   */
+  readonly unit?: string;
   /** Told of every change: started, found, ended. */
   readonly onChange: (fact: ProcessFact) => void;
 }
@@ -354,6 +359,16 @@ class ManagedProcess implements ChildServerProcess {
     return this.#comms.includes(stat.comm) || stat.comm === wrapper ? record : null;
   }
 
+  #inUnit(pid: number): boolean {
+    const { unit } = this.#options;
+    try {
+      return unit !== undefined && isUnitGroup(readFileSync(`/proc/${pid}/cgroup`, "latin1"), unit);
+    } catch {
+      // It has ended meanwhile.
+      return false;
+    }
+  }
+
   /** mariadbd's working directory is its data directory, whoever started it. */
   #fromDatadir(): PidRecord | null {
     const datadir = realPath(this.#options.datadir);
@@ -362,11 +377,22 @@ class ManagedProcess implements ChildServerProcess {
       if (!Number.isSafeInteger(pid)) continue;
       const stat = readProcStat(pid);
       if (stat === null || !this.#comms.includes(stat.comm) || /[ZXx]/.test(stat.state)) continue;
-      if (workingDirectory(pid) !== datadir || recovers(pid)) continue;
+      const at = workingDirectory(pid);
+      const ours = at === "hidden" ? this.#inUnit(pid) : at === datadir;
+      if (!ours || !serves(pid)) continue;
       return { pid, startTime: stat.startTime, bootId: bootId() };
     }
     return null;
   }
+}
+
+/** Is that the control group of the unit, by /proc/PID/cgroup of either version (cgroups(7)). */
+export function isUnitGroup(cgroup: string, unit: string): boolean {
+  return cgroup.split("\n").some((line) => {
+    const [, controllers = "", ...path] = line.split(":");
+    const named = controllers === "" || controllers === "name=systemd";
+    return named && path.join(":").endsWith(`/${unit}`);
+  });
 }
 
 interface PidRecord {
@@ -375,7 +401,6 @@ interface PidRecord {
   readonly bootId: string;
 }
 
-/** Null if there is none or it is not one: then the search by data directory decides. */
 /** Entries of /proc; none while this process has no descriptor left, which the next search finds better. */
 function processNames(): readonly string[] {
   try {
@@ -385,6 +410,7 @@ function processNames(): readonly string[] {
   }
 }
 
+/** Null if there is none or it is not one: then the search by data directory decides. */
 function readPidFile(file: string): PidRecord | null {
   try {
     const value: unknown = JSON.parse(readFileSync(file, "utf8"));
@@ -412,18 +438,20 @@ function realPath(path: string): string {
   }
 }
 
+/** `hidden`: it may not be looked at. Null: the process is ending, and has none any more. */
 function workingDirectory(pid: number): string | null {
   try {
     return readlinkSync(`/proc/${pid}/cwd`);
-  } catch {
-    return null;
+  } catch (error) {
+    return errorCode(error) === "EACCES" ? "hidden" : null;
   }
 }
 
-/** A run that only reads the position is no server. */
-function recovers(pid: number): boolean {
+/** A run that only reads the position is no server, nor is a process that is ending: its command is gone. */
+function serves(pid: number): boolean {
   try {
-    return /\0--wsrep[-_]recover(\0|=|$)/.test(readFileSync(`/proc/${pid}/cmdline`, "latin1"));
+    const command = readFileSync(`/proc/${pid}/cmdline`, "latin1");
+    return command !== "" && !/\0--wsrep[-_]recover(\0|=|$)/.test(command);
   } catch {
     return false;
   }
@@ -483,6 +511,8 @@ function lastError(logFile: string, from: number): string {
       closeSync(file);
     }
   } catch (error) {
+    // One that others start writes elsewhere.
+    if (errorCode(error) === "ENOENT") return "";
     return `its log cannot be read (${describeError(error)})`;
   }
 }

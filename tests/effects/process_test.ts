@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { ProcessFact } from "../../lib/core/dbserver_io.ts";
 import {
   type ChildServerProcess,
+  isUnitGroup,
   manageProcess,
   type ProcessOptions,
   parseProcStat,
@@ -34,6 +35,24 @@ describe("parseProcStat()", () => {
   test("finds this very process, and none where there is none", () => {
     expect(readProcStat(process.pid)?.startTime).toBeGreaterThan(0);
     expect(readProcStat(2 ** 22 + 1)).toBeNull();
+  });
+});
+
+describe("isUnitGroup()", () => {
+  test.each([
+    ["version 2", "0::/system.slice/mariadb.service\n", true],
+    ["both versions", "3:cpu:/x\n1:name=systemd:/system.slice/mariadb.service\n0::/\n", true],
+    ["an instance of a template", "0::/system.slice/system-mariadb.slice/mariadb@a.service", false],
+    ["another unit of that ending", "0::/system.slice/notmariadb.service\n", false],
+    [
+      "the group of another controller",
+      "3:cpu:/system.slice/mariadb.service\n0::/user.slice",
+      false,
+    ],
+    ["a group below it", "0::/system.slice/mariadb.service/other\n", false],
+    ["nothing", "", false],
+  ])("%s", (_, cgroup, ours) => {
+    expect(isUnitGroup(cgroup, "mariadb.service")).toBe(ours);
   });
 });
 
