@@ -1,5 +1,6 @@
 /** The files that let systemd run mariadbd under the watchdog's care, as text. Pure. */
 import type { DbServerConfig } from "./cluster_config.ts";
+import { WATCHDOG_ENVIRONMENT } from "./runtime.ts";
 
 export interface SystemdPaths {
   /** Absolute path of bun. */
@@ -49,7 +50,12 @@ WatchdogSec=${paths.stallMs}ms
 # No core dump, and nothing that a process which hangs could keep waiting.
 WatchdogSignal=SIGKILL
 User=${paths.user}
-ExecStart=${paths.bun} --smol ${paths.root}/scripts/server.ts --config ${paths.config} --node ${server.id}
+# A small process: see what it costs in docs/watchdog.md.
+${Object.entries(WATCHDOG_ENVIRONMENT)
+  .map(([name, value]) => `Environment=${name}=${value}\n`)
+  .join(
+    "",
+  )}ExecStart=${paths.bun} --smol ${paths.root}/scripts/server.ts --config ${paths.config} --node ${server.id}
 RuntimeDirectory=galera-minder
 RuntimeDirectoryPreserve=yes
 StateDirectory=galera-minder

@@ -6,13 +6,14 @@ import { readdirSync, readFileSync } from "node:fs";
 import { parseArguments, runScript } from "../lib/cli.ts";
 import type { Lab } from "../lib/lab/lab.ts";
 import { openMinded } from "../lib/lab/minded.ts";
+import { WATCHDOG_ENVIRONMENT } from "../lib/runtime.ts";
 
 const USAGE = `
 Usage: bench_watchdog.ts [--seconds N] [--settle N] [--name LAB]
   --seconds N   how long to measure (default 60)
   --settle N    how long to wait before (default 60): a process that has just begun still compiles
   --name LAB    name of the lab (default bench-watchdog)
-BUN_OPTIONS reaches the watchdogs, as in BUN_OPTIONS=--smol.
+The watchdogs run as their printed unit runs them; BUN_OPTIONS reaches them, as in BUN_OPTIONS=--smol.
 `;
 
 const HOST = "dc1-1";
@@ -34,7 +35,10 @@ async function main(): Promise<number> {
   });
   const seconds = Number(values.seconds ?? 60);
   const settleMs = Number(values.settle ?? 60) * 1000;
-  const minded = await openMinded(values.name ?? "bench-watchdog", { apps: 1 });
+  const minded = await openMinded(values.name ?? "bench-watchdog", {
+    apps: 1,
+    watchdogs: WATCHDOG_ENVIRONMENT,
+  });
   try {
     await minded.start();
     const intervalMs = minded.config.timing.pollIntervalMs;

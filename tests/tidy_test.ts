@@ -22,6 +22,7 @@ function read(file: string): string {
 /** Folder or file prefix to its layer; a module imports only from lower layers or its own folder. */
 const LAYERS: readonly (readonly [string, number])[] = [
   ["lib/errors.ts", 0],
+  ["lib/runtime.ts", 0],
   ["lib/message/", 1],
   ["lib/cluster_config.ts", 1],
   ["lib/wsrep_status.ts", 1],

@@ -38,6 +38,8 @@ export interface MindedOptions extends LabOptions {
   readonly client?: (host: LabHost) => readonly string[];
   /** @default "single-writer" */
   readonly policy?: "single-writer" | "local-first" | "spread";
+  /** Added to the environment of watchdogs. @default none */
+  readonly watchdogs?: Readonly<Record<string, string>>;
   /** Every message that a minder posts is noted in `Minded.records`. @default false */
   readonly record?: boolean;
 }
@@ -56,12 +58,18 @@ export async function openMinded(name: string, options: MindedOptions = {}): Pro
   writeFileSync(path, configText(lab, options));
   try {
     const config = await readClusterConfig(path);
-    const record = options.record === true;
+    const { record = false, watchdogs = {} } = options;
     if (options.database !== true) {
-      return new Minded(lab, { path, config, document: null, record });
+      return new Minded(lab, { path, config, document: null, record, watchdogs });
     }
     for (const { name: host } of lab.hosts) writeNodeFile(lab, host);
-    return new Minded(lab, { path, config, document: documentText(lab, options), record });
+    return new Minded(lab, {
+      path,
+      config,
+      document: documentText(lab, options),
+      record,
+      watchdogs,
+    });
   } catch (error) {
     await lab.down();
     throw error;
@@ -227,6 +235,7 @@ export class Minded {
   readonly records: string | null;
   /** What is pushed before the first minder starts; null where the site file is the config. */
   readonly #document: string | null;
+  readonly #watchdogs: Readonly<Record<string, string>>;
   readonly #minders = new Map<string, LabProcess>();
 
   constructor(
@@ -236,8 +245,10 @@ export class Minded {
       readonly config: ClusterConfig;
       readonly document: string | null;
       readonly record: boolean;
+      readonly watchdogs: Readonly<Record<string, string>>;
     },
   ) {
+    this.#watchdogs = options.watchdogs;
     this.lab = lab;
     this.records = options.record ? join(lab.directory, "records") : null;
     if (this.records !== null) mkdirSync(this.records, { mode: 0o700 });
@@ -317,9 +328,13 @@ export class Minded {
 
   /** Starts the minder of a host: each finds its role from the config and its addresses. */
   startMinder(host: string): LabProcess {
+    const { servers } = this.lab.network.topology;
     const started = this.lab.start(host, this.#script("minder", host), {
       name: "minder",
-      ...(this.records === null ? {} : { environment: { [RECORD_MARK]: this.records } }),
+      environment: {
+        ...(servers.some(({ name }) => name === host) ? this.#watchdogs : {}),
+        ...(this.records === null ? {} : { [RECORD_MARK]: this.records }),
+      },
     });
     this.#minders.set(host, started);
     return started;
