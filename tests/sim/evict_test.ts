@@ -76,6 +76,23 @@ describe("eviction on silence", () => {
 });
 
 describe("never the wrong one", () => {
+  test("heavy dc1 is isolated with its guards: time tells against its clients, not against its quorum, so nobody evicts it", () => {
+    const stage = new Stage({
+      weights: [
+        [1, 1, 1],
+        [1, 1],
+      ],
+      guards: true,
+      evict: "full",
+    });
+    stage.run(6_000);
+    nobodyEvicted(stage);
+    stage.isolate("dc1");
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    expect(stage.grant).toMatchObject({ kind: "form", basis: "outwaited" });
+    stage.run(5_000).noLonger(NOBODY_EVICTED).endsWell();
+  });
+
   test("a network that loses 30 % and delays the rest by half a second evicts nobody", () => {
     const stage = new Stage({ evict: "full" });
     stage.run(6_000);

@@ -4,12 +4,13 @@
  */
 import type { ArbitratorDurable } from "../../lib/core/arbitrator_state.ts";
 import type { ServerDurable } from "../../lib/core/dbserver_io.ts";
+import { type DbServerState, leaseOf } from "../../lib/core/dbserver_state.ts";
 import type { PartyId } from "../../lib/message/envelope.ts";
-import type { BodyTo } from "../../lib/message/mod.ts";
-import { isJoint } from "../../lib/wsrep_status.ts";
+import type { BodyTo, Message } from "../../lib/message/mod.ts";
+import { fingerprintMembers, isJoint } from "../../lib/wsrep_status.ts";
 import type { View } from "./galera.ts";
 import { type Entry, sameRows, writesOf } from "./rows.ts";
-import type { World } from "./world.ts";
+import type { Server, World } from "./world.ts";
 
 /** Fenced in a joint view that everybody hears of: longer than this, undisturbed, is a violation. */
 export const SETTLE_MS = 15_000;
@@ -141,10 +142,82 @@ export class Watch {
       this.#granted.set(key, what);
       this.count(`granted ${grant.kind} (${grant.basis})`);
       if (grant.basis === "forced") this.forced = true;
+      if (grant.basis === "outwaited") this.#grantedByTime(grant.segment);
+      if (!this.forced) this.#besideWriter(grant);
       if (this.#granted.size === EPOCHS_MAX)
         this.violate("epoch_flood", `${EPOCHS_MAX} epochs in one story`);
     } else if (before !== what)
       this.violate("epoch_twice", `epoch ${grant.epoch} granted as ${before} and as ${what}`);
+  }
+
+  /** The arbitrator's message is leaving: what it grants is on disk. */
+  ordering(message: Message): void {
+    if (message.verb !== "make_primary" && message.verb !== "bootstrap") return;
+    if (!("epoch" in message.parameters)) return;
+    const { epoch } = message.parameters;
+    const { durable } = this.#world.arbiter.disk;
+    if (epoch > durable.epoch)
+      this.violate("sent_unwritten", `epoch ${epoch} is ordered, ${durable.epoch} is on disk`);
+  }
+
+  /** A door is about to open: under which epoch is on disk. */
+  opening(server: Server, core: DbServerState): void {
+    const { epochServed } = core.durable;
+    const written = server.disk.durable.epochServed;
+    if (written !== epochServed)
+      this.violate(
+        "open_unwritten",
+        `${server.config.name} opens under epoch ${epochServed}, ${written} is on disk`,
+      );
+  }
+
+  /** An order is about to be obeyed: it is on disk, and nobody relies on this server's vouch. */
+  forming(server: Server, core: DbServerState): void {
+    const { config, disk } = server;
+    const order = core.order?.order;
+    if (order === undefined) return;
+    if (disk.durable.epochObeyed !== order.epoch)
+      this.violate("obeyed_unwritten", `${config.name} obeys epoch ${order.epoch} unwritten`);
+    if (order.basis === "arithmetic" || order.basis === "forced") return;
+    for (const other of this.#awake(config.segment)) {
+      const vouch = other.core.promises.get(config.id);
+      if (vouch !== undefined && vouch.until > other.now)
+        this.violate("within_vouch", `${config.name} is promoted, ${other.name} has its vouch`);
+    }
+  }
+
+  /** A segment is granted the right by time: no promise that it rests on may last. */
+  #grantedByTime(segment: string): void {
+    for (const { name, core, now } of this.#awake(segment)) {
+      const lease = leaseOf(core);
+      if (lease !== null && lease.epoch === null && lease.until > now)
+        this.violate("within_lease", `${segment} is granted, ${name} has a lease`);
+    }
+  }
+
+  /** Watchdogs outside a segment that go on, with Primary servers: what they hold, on their clocks. */
+  #awake(segment: string) {
+    return this.#world.servers.flatMap(({ config, process }) => {
+      if (config.segment === segment || process === null || process.paused) return [];
+      const { core } = process.state;
+      return core.status?.primary === true ? [{ name: config.name, core, now: process.now() }] : [];
+    });
+  }
+
+  /** Does a whole Primary component without anybody of the candidate take writes. */
+  #besideWriter(grant: NonNullable<ArbitratorDurable["grant"]>): void {
+    const { galera, servers } = this.#world;
+    const inside = new Set(fingerprintMembers(grant.expectedFingerprint ?? ""));
+    for (const { node, config } of servers) {
+      const proc = galera.procs[node] ?? null;
+      const view = proc?.view ?? null;
+      if (view === null || !view.primary || !view.whole || !galera.writable(node)) continue;
+      if (view.members.some(({ uuid }) => inside.has(uuid))) continue;
+      this.violate(
+        "granted_beside",
+        `${grant.segment} is granted epoch ${grant.epoch}, ${config.name} takes writes in ${describe(view)}`,
+      );
+    }
   }
 
   storeSpoiled(): void {

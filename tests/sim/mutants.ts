@@ -30,6 +30,8 @@ const OUTAGE = "lib/core/arbitrator_outage.ts";
 const SERVER = "lib/core/dbserver.ts";
 const STATE = "lib/core/dbserver_state.ts";
 const ORDERS = "lib/core/dbserver_orders.ts";
+const EVICT = "lib/core/arbitrator_evict.ts";
+const SERVER_EVICT = "lib/core/dbserver_evict.ts";
 const MAIL = "lib/correspondent.ts";
 
 export const MUTANTS: readonly Mutant[] = [
@@ -327,6 +329,88 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    id: "lease.longer",
+    breaks: "A holder takes a lease for twice as long as it was granted",
+    scenario: "closed one lease after the cut",
+    edits: [
+      {
+        file: SERVER,
+        from: "const until = sentAt + promise.ms;",
+        to: "const until = sentAt + 2 * promise.ms;",
+      },
+    ],
+  },
+  {
+    id: "outwait.short",
+    breaks: "A promise counts as expired before its holder has closed its door by it",
+    scenario: "nobody is promoted before their promises are outwaited (seed 1)",
+    edits: [
+      {
+        file: RULES,
+        from: "return promised + state.longestPromiseMs + fenceMs + marginMs - now;",
+        to: "return promised + 0 * (fenceMs + marginMs) - now;",
+      },
+    ],
+  },
+  {
+    id: "evict.by.time",
+    breaks: "A part that Galera could keep Primary is evicted once its promises are outwaited",
+    scenario: "not against its quorum, so nobody evicts it",
+    edits: [
+      {
+        file: RULES,
+        from: 'if (candidate.kind === "evict") {\n',
+        to: 'if (candidate.kind === "evict" && now < 0) {\n',
+      },
+    ],
+  },
+  {
+    id: "evict.ungranted",
+    breaks: "A part without quorum evicts the rest without a grant",
+    scenario: "after a cut link one side goes on within 3 s",
+    edits: [
+      {
+        file: EVICT,
+        from: "suffices: quorum && isJoint(state.config, names)",
+        to: "suffices: quorum || names.size > 0",
+      },
+      {
+        file: ORDERS,
+        from: "return joint && quorum ? null :",
+        to: "return joint || !quorum || quorum ? null :",
+      },
+    ],
+  },
+  {
+    id: "evict.flowing",
+    breaks: "Whoever is not heard is evicted though commits flow",
+    scenario: "watchdogs that do not hear each other evict nobody",
+    edits: [
+      {
+        file: EVICT,
+        from: 'if (report.probe !== "hanging") return',
+        to: 'if (report.probe === "off") return',
+      },
+      {
+        file: ORDERS,
+        from: 'state.probe === "hanging" ? null :',
+        to: 'state.probe !== "off" ? null :',
+      },
+    ],
+  },
+  {
+    id: "evict.kept",
+    breaks: "The list of those who are evicted is never emptied",
+    scenario: "a crashed server is out of the view within half a second",
+    edits: [
+      {
+        file: SERVER_EVICT,
+        from: "if (evictList.length > 0) tell(",
+        to: "if (evictList.length > 9) tell(",
+      },
+    ],
+  },
+  {
     id: "lease.endless",
     breaks: "A lease and a vouch never end",
     scenario: "with guards and living watchdogs",
@@ -488,7 +572,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "open.unwritten",
     breaks: "The door opens before what it is opened under is on disk",
-    scenario: "b1 comes back from a cut and its disk is slow",
+    scenario: "come back from a cut and their disks are slow",
     edits: [
       {
         file: SERVER,

@@ -77,6 +77,8 @@ export interface Topology {
   readonly timing?: Readonly<Record<string, number>>;
   /** @default "off" */
   readonly evict?: ClusterConfig["evict"];
+  /** A guard beside each server of a heavy segment. @default false */
+  readonly guards?: boolean;
 }
 
 /** A story: all that a run depends on. */
@@ -240,14 +242,27 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
   // An outwait ends later than that; against a heavy segment it must not.
   const hasty = !heavy && random.chance(HASTY_SHARE);
   const closedMs = (timing["lease_ms"] ?? LEASE_MS) + FENCE_MS;
+  // A stream of its own: the rest of a seed's story is the same with and without.
+  const apart = new Random(seed).fork();
+  const evict = apart.pick(EVICT_CHOICES);
+  // A heavy segment that is suspended with its guards is beyond what clocks can hold.
+  const awake = !faults.some(({ kind }) => kind.startsWith("suspend"));
+  const guards = heavy && awake && apart.chance(0.7);
+  // Only time tells against it then: what makes it count comes often, amid the rest.
+  const { kinds: only } = options;
+  if (guards && (only?.includes("isolate_site") ?? true) && apart.chance(0.7)) {
+    const forMs = Math.round(apart.between(5500, 20_000));
+    const early = (faults[0]?.atMs ?? 900) + apart.between(0, 1000);
+    faults.push({ atMs: Math.round(early), kind: "isolate_site", forMs, pick: [0, 0, 0] });
+  }
   return {
     seed,
     topology: {
       weights,
       onDoubleFault: random.chance(0.75) ? "stay" : "fence",
       timing: { ...timing, ...(hasty ? { galera_suspect_ms: closedMs } : {}) },
-      // A stream of its own: the rest of a seed\'s story is the same with and without.
-      evict: new Random(seed).fork().pick(EVICT_CHOICES),
+      evict,
+      guards,
     },
     galera: {
       interMs,
@@ -333,6 +348,7 @@ export function run(story: Story, options: RunOptions): Outcome {
     interMs: story.interMs,
     codecShare: 0.002,
     ageMs: story.ageMs,
+    guards: story.topology.guards === true,
     documents: options.pushes !== undefined,
     record: options.record,
   });

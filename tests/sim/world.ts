@@ -282,7 +282,7 @@ interface Disk<Durable> {
   writing: Durable | null;
 }
 
-interface Server {
+export interface Server {
   readonly config: DbServerConfig;
   readonly node: number;
   readonly host: Host;
@@ -829,6 +829,7 @@ export class World {
         );
         return;
       case "unfence":
+        this.watch.opening(server, process.state.core);
         process.after(random.between(0.3, 1 + this.#slowness()), () => {
           const error = galera.fence(node, false);
           if (error === null) this.note(`${server.config.name} unfenced: ${effect.because}`);
@@ -836,6 +837,7 @@ export class World {
         });
         return;
       case "form_primary":
+        this.watch.forming(server, process.state.core);
         process.after(random.between(0.3, this.#slowness()), () => {
           const status = galera.status(node);
           if (status === null) {
@@ -1158,6 +1160,7 @@ export class World {
     process: ServerProcess | ArbitratorProcess,
     effect: Extract<MailEffect<DbServerEffect>, { do: "post" }>,
   ): void {
+    if (process === this.arbiter.process) this.watch.ordering(effect.message);
     this.#request(process.host, effect.message, effect.timeoutMs, (result) =>
       process.deliver({ on: "posted", postId: effect.postId, result }),
     );

@@ -30,6 +30,12 @@ const SAFETY: ReadonlySet<string> = new Set([
   "acknowledged_lost",
   "epoch_twice",
   "epoch_falls",
+  "sent_unwritten",
+  "open_unwritten",
+  "obeyed_unwritten",
+  "within_lease",
+  "within_vouch",
+  "granted_beside",
 ]);
 /** Histories in which something else goes wrong, such as liveness, that make a finding: one may be chance. */
 const OTHERS = 3;

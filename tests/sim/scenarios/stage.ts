@@ -164,6 +164,13 @@ export class Stage {
     return node;
   }
 
+  /** The disk under a server's watchdog. */
+  disk(name: string) {
+    const server = this.world.servers[this.node(name)];
+    if (server === undefined) throw new Error(`No server is called ${name}`);
+    return server.disk;
+  }
+
   /** Servers of a segment. */
   of(segment: "dc1" | "dc2"): readonly string[] {
     return this.world.servers
