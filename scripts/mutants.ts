@@ -7,8 +7,8 @@ import { mutate, noticed, staleMutants, type Verdict } from "../tests/support/mu
 
 const USAGE = `
 Usage: mutants.ts [--histories N] [--seconds S] [--workers N] [ID...]
-  --histories N  from seeds, per breakage, at most (default 2000)
-  --seconds S    and wall time, at most (default 20)
+  --histories N  from seeds, per breakage, at most (default 600)
+  --seconds S    and wall time, at most (default 30)
   --workers N    processes at work at once (default 2)
   ID             only breakages whose name contains this
 `;
@@ -26,8 +26,8 @@ async function main(): Promise<number> {
   }
   const startedAt = performance.now();
   const options = {
-    histories: count(values.histories, 2000),
-    seconds: count(values.seconds, 20),
+    histories: count(values.histories, 600),
+    seconds: count(values.seconds, 30),
     workers: count(values.workers, 2),
     ...(words.length === 0 ? {} : { only: words }),
   };

@@ -30,6 +30,35 @@ function pushesFor(story: Story) {
   });
 }
 
+test("H20: the lease is shortened while longer ones run, and their holder is cut off: they are outwaited for as long as they were granted", () => {
+  const heavy = {
+    weights: [
+      [1, 1, 1],
+      [1, 1],
+    ],
+    onDoubleFault: "fence",
+    guards: true,
+  } as const;
+  let byTime = 0;
+  for (let seed = 1; seed <= 12; seed++) {
+    const story: Story = {
+      ...storyOf(seed),
+      topology: heavy,
+      galera: {},
+      ageMs: 60_000,
+      patience: { calmMs: Number.POSITIVE_INFINITY, stuckMs: Number.POSITIVE_INFINITY },
+      faults: [{ atMs: 3000, kind: "isolate_site", forMs: 15_000, pick: [0, 0, 0] }],
+      healAtMs: 20_000,
+    };
+    const shorter = configOf({ ...heavy, timing: { lease_ms: 1800, report_interval_ms: 600 } });
+    const pushes = [{ atMs: 200 * seed, config: shorter }];
+    const { violations, counts } = run(story, { record: false, pushes });
+    expect(violations).toEqual([]);
+    byTime += counts.get("granted form (outwaited)") ?? 0;
+  }
+  expect(byTime).toBeGreaterThan(0);
+}, 60_000);
+
 test(
   "configs pushed amid faults show no violation, and come into force",
   () => {

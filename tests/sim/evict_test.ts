@@ -41,6 +41,41 @@ describe("eviction on a confirmed exit", () => {
   }
 });
 
+describe("eviction of two at once", () => {
+  test("H11: a server of each segment ends, one after the other: each is evicted, and the rest, joint all the time, needs no grant", () => {
+    const stage = new Stage({ evict: "confirmed" });
+    stage.run(6_000);
+    stage.kill(["a2"]);
+    stage.until("the others are a view of three", () => stage.view("a1").length === 3, 500);
+    stage.kill(["b2"]);
+    stage.until("the others are a view of two", () => stage.view("a1").length === 2, 1_000);
+    stage.run(1_000);
+    expect(stage.serving()).toEqual(["a1", "b1"]);
+    expect(stage.store.epoch).toBe(0);
+    stage.endsWell();
+    expect(listsAreEmpty(stage)).toBe(true);
+  });
+
+  test("H11: two of four end at once, and the rest has no quorum without them: nobody is evicted without a grant, and nobody serves in a view that is not joint", () => {
+    for (const gone of [
+      ["a2", "b2"],
+      ["a1", "a2"],
+    ]) {
+      const stage = new Stage({ evict: "confirmed" });
+      stage.run(6_000);
+      stage.always("whoever evicts two has a grant", () =>
+        stage.world.galera.procs.every(
+          (proc) => proc === null || proc.evictList.length < 2 || stage.grant !== null,
+        ),
+      );
+      stage.kill(gone);
+      stage.run(8_000);
+      stage.endsWell();
+      expect(listsAreEmpty(stage)).toBe(true);
+    }
+  });
+});
+
 describe("eviction on silence", () => {
   test("after a cut link one side goes on within 3 s, the other's door is closed before", () => {
     const stage = new Stage({ evict: "full" });

@@ -405,7 +405,7 @@ describe("holes of earlier rules", () => {
   });
 
   for (const seed of [1, 2, 3])
-    test(`{b1,b2} of 3+3 loses the others, who stay Primary, and one of those has a dead watchdog: no clock closes its door, dc2 is not promoted (seed ${seed})`, () => {
+    test(`H2: {b1,b2} of 3+3 loses the others, who stay Primary, and one of those has a dead watchdog: no clock closes its door, dc2 is not promoted (seed ${seed})`, () => {
       const stage = new Stage({ weights: BALANCED_3_3, seed });
       stage.world.crashWatchdog(stage.node("a1"), Number.POSITIVE_INFINITY);
       const rest = [...stage.site("dc1"), "b3"];
