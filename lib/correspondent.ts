@@ -12,12 +12,12 @@ import {
   type Answered,
   type Arrived,
   type Core,
-  changed,
   type Millis,
   type Reply,
   type Role,
   type Send,
   type Step,
+  updated,
 } from "./core/core.ts";
 import {
   type PartyId,
@@ -892,7 +892,7 @@ export function mailroom<S, E extends { readonly on: string }, F extends { reado
     if (current === undefined) {
       own.push({ ...STRANGER, id: peer, ownSession: session, ...changes });
     } else if (current === work.before.correspondents[index]) {
-      own[index] = changed(current, changes);
+      own[index] = updated(current, changes);
     } else Object.assign(current, changes);
   }
 

@@ -2,7 +2,7 @@
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack } from "../message/dbserver.ts";
 import type { ArbitratorDurable, ArbitratorEffect, ArbitratorState } from "./arbitrator_state.ts";
-import { changed, isNews, type Millis } from "./core.ts";
+import { type Millis, updated } from "./core.ts";
 
 /** One step under way. It lives only inside `step`; what goes in and comes out are plain values. */
 export interface Turn {
@@ -12,8 +12,7 @@ export interface Turn {
 }
 
 export function set(turn: Turn, change: Partial<ArbitratorState>): void {
-  // Most of what is said again is so already: only news costs a copy.
-  if (isNews(turn.state, change)) turn.state = changed(turn.state, change);
+  turn.state = updated(turn.state, change);
 }
 
 /** Changes what must not be forgotten; everything sent from now on waits until it is written. */

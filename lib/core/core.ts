@@ -8,15 +8,18 @@ import type { Body, BodyFrom, BodyTo } from "../message/mod.ts";
 /** Monotonic milliseconds of one process. Never compared with those of another host. */
 export type Millis = number;
 
-/** Does a change say anything that the state does not hold already. */
-export function isNews<State extends object>(state: State, change: Partial<State>): boolean {
-  for (const key in change) if (!Object.is(change[key], state[key])) return true;
-  return false;
-}
-
-/** A copy with that changed. Two spreads in one literal cost three times as much. */
-export function changed<State extends object>(state: State, change: Partial<State>): State {
-  return Object.assign({ ...state }, change);
+/**
+ * A copy with what a change says anew; the same state if that is nothing, as it mostly is. Only news is
+ * written, one by one: two spreads in one literal cost three times as much, Object.assign a quarter more.
+ */
+export function updated<State extends object>(state: State, change: Partial<State>): State {
+  let copy: State | null = null;
+  for (const key in change) {
+    if (Object.is(change[key], state[key])) continue;
+    copy ??= { ...state };
+    copy[key] = change[key] as State[typeof key];
+  }
+  return copy ?? state;
 }
 
 /** What a step leaves behind: the next state, and what is to be done, in that order. */

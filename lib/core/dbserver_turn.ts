@@ -1,6 +1,6 @@
 /** One step of the watchdog under way: the state as it becomes, and the effects so far. */
 import type { Ack } from "../message/dbserver.ts";
-import { changed, isNews, type Millis } from "./core.ts";
+import { type Millis, updated } from "./core.ts";
 import type { DbServerEffect, ServerDurable } from "./dbserver_io.ts";
 import type { DbServerState } from "./dbserver_state.ts";
 
@@ -11,8 +11,7 @@ export interface Turn {
 }
 
 export function set(turn: Turn, change: Partial<DbServerState>): void {
-  // Most of what is said again is so already: only news costs a copy.
-  if (isNews(turn.state, change)) turn.state = changed(turn.state, change);
+  turn.state = updated(turn.state, change);
 }
 
 /** Changes what must not be forgotten. Whoever depends on it waits until `written` is `durable`. */
