@@ -87,14 +87,16 @@ export function healthNow(
   const maxAgeMs = state.config.timing.reportIntervalMs * YOUNG_REPORTS;
   const serving: string[] = [];
   const missing: string[] = [];
+  const hanging: string[] = [];
   let young = 0;
   for (const { id, name } of state.config.servers) {
     const report = youngReport(state, id, { now, maxAgeMs });
     if (report !== null) young++;
+    if (report?.serving === "on" && report.probe === "hanging") hanging.push(name);
     if (report?.serving === "on") serving.push(name);
     else if (!state.durable.retired.includes(id)) missing.push(name);
   }
-  return healthOf({ young, serving, missing, doubts: doubtsOf(state) });
+  return healthOf({ young, serving, missing, hanging, doubts: doubtsOf(state) });
 }
 
 /** Everything that is decided by, for whoever asks the rules what would happen if. */
@@ -126,6 +128,8 @@ function healthOf(facts: {
   readonly young: number;
   readonly serving: readonly string[];
   readonly missing: readonly string[];
+  /** Of those who serve. */
+  readonly hanging: readonly string[];
   readonly doubts: readonly string[];
 }): Pick<Summary, "health" | "because"> {
   if (facts.young === 0) {
@@ -134,8 +138,15 @@ function healthOf(facts: {
   if (facts.serving.length === 0) {
     return { health: "no_writable_primary", because: "no server accepts writes" };
   }
+  // As while a member is missing that Galera has not given up on yet: open doors, and nothing commits.
+  if (facts.hanging.length === facts.serving.length) {
+    return { health: "no_writable_primary", because: "commits hang at every server that serves" };
+  }
   if (facts.missing.length > 0) {
     return { health: "degraded", because: `not serving: ${facts.missing.join(", ")}` };
+  }
+  if (facts.hanging.length > 0) {
+    return { health: "degraded", because: `commits hang at ${facts.hanging.join(", ")}` };
   }
   if (facts.doubts.length > 0) return { health: "degraded", because: facts.doubts.join("; ") };
   return { health: "healthy", because: `all ${facts.serving.length} servers serve` };

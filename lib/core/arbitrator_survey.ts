@@ -30,7 +30,11 @@ export function noteStatus(turn: Turn, from: PartyId, before: Report | undefined
   if (report === undefined) return;
   const silent = state.silent.has(from);
   const same = before !== undefined && STATUS.every((key) => before[key] === report[key]);
-  if (same && !silent) return;
+  if (same && !silent) {
+    // No change of a server's status, but of what can be written.
+    if ((before?.probe === "hanging") !== (report.probe === "hanging")) noteHealth(turn);
+    return;
+  }
   const changed =
     before === undefined ? STATUS : STATUS.filter((key) => before[key] !== report[key]);
   log(turn, "server", {

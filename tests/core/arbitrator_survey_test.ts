@@ -29,6 +29,16 @@ describe("the survey", () => {
     expect(logged(story, "health").at(-1)).toMatchObject({ health: "healthy", was: "degraded" });
   });
 
+  test("open doors at which commits hang are no writable primary; at some of them, degraded", () => {
+    const story = calmArbitrator();
+    story.reports(["a1"], { probe: "hanging" });
+    expect(logged(story, "health").at(-1)).toMatchObject({ health: "degraded", was: "healthy" });
+    story.reports(["a2", "b1", "b2"], { probe: "hanging" });
+    expect(logged(story, "health").at(-1)).toMatchObject({ health: "no_writable_primary" });
+    story.reports(ALL);
+    expect(logged(story, "health").at(-1)).toMatchObject({ health: "healthy" });
+  });
+
   test("notes when a server falls silent and when it is heard again, though nobody else speaks", () => {
     const story = calmArbitrator();
     const silentAt = story.now + story.config.timing.suspectMs;
