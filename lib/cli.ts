@@ -43,7 +43,9 @@ export function parseArguments<const O extends OptionShape>(
     }
     return { values: values as OptionValues<O>, words: positionals };
   } catch (error) {
-    throw new UsageError(`Cannot understand the call: ${describeError(error)}`, {
+    // What follows a full stop is the runtime's advice for arguments that scripts do not have.
+    const [what = ""] = describeError(error).split(". ");
+    throw new UsageError(`Cannot understand the call: ${what}`, {
       hint: "See --help",
     });
   }

@@ -20,6 +20,12 @@ export interface OrderFlags {
 
 const NODE_VERBS = ["undrain", "retire", "restore", "start", "discard", "reseed"] as const;
 
+/** Every order and question that can be typed. */
+const VERBS: readonly string[] = [
+  ...["status_summary", "drain", ...NODE_VERBS],
+  ...["switchover", "pause", "resume", "make_primary"],
+];
+
 /**
  * The message that the words stand for.
  * @throws MinderError if they are no order
@@ -36,6 +42,11 @@ export function orderOf(words: readonly string[], flags: OrderFlags): BodyFrom<"
   const deadline = flags.deadlineMs === null ? {} : { deadlineMs: flags.deadlineMs };
   if (verb === "switchover" && flags.abort && name === undefined) {
     return { verb, parameters: { ...signed, segment: null } };
+  }
+  if (!VERBS.includes(verb)) {
+    throw new MinderError(`There is no order ${JSON.stringify(verb)}`, {
+      hint: `Orders are ${VERBS.join(", ")}; see --help`,
+    });
   }
   const takesName =
     ["drain", "make_primary", "switchover"].includes(verb) ||

@@ -47,16 +47,20 @@ const OPTIONS = {
   yes: { type: "boolean" },
   json: { type: "boolean" },
 } as const;
-
+const WORDS = ["init", "push", "show", "history", "diff", "rollback", "validate"];
 type Values = ReturnType<typeof parseArguments<typeof OPTIONS>>["values"];
 
 async function main(): Promise<number> {
   const { values, words } = parseArguments(USAGE, OPTIONS);
   const [word = "", first, second, ...rest] = words;
   if (rest.length > 0) throw new UsageError(`${word}: too many words`, { hint: "See --help" });
+  if (!WORDS.includes(word)) {
+    const hint = `Words are ${WORDS.join(", ")}; see --help`;
+    throw new UsageError(word === "" ? "A word is needed" : `There is no word ${word}`, { hint });
+  }
   if (word === "validate") return await validate(needed(word, first, "a file"));
-  const writes = ["init", "push", "rollback"].includes(word);
-  const db = await openConfigDb({ ...(await databaseOf(values)), primary: writes });
+  const primary = ["init", "push", "rollback"].includes(word);
+  const db = await openConfigDb({ ...(await databaseOf(values)), primary });
   const push = async (text: string, note: string) =>
     await pushConfig(db, text, {
       author: values.who ?? whoOrders(),
@@ -92,7 +96,7 @@ async function main(): Promise<number> {
         return await push(restamp(text, version ?? mark.version) ?? text, note);
       }
       default:
-        throw new UsageError(`There is no word ${JSON.stringify(word)}`, { hint: "See --help" });
+        throw new Error(word);
     }
   } finally {
     db.close();

@@ -19,7 +19,7 @@ import type { PartyId } from "../message/envelope.ts";
 import type { BodyOf } from "../message/mod.ts";
 import { holdsMajority, isJoint } from "../wsrep_status.ts";
 import { chooseBootstrap, type Outage } from "./arbitrator_outage.ts";
-import { clip, factsOf, judge, PROMOTE, RULES, type Rule } from "./arbitrator_rules.ts";
+import { clip, factsOf, isCalm, judge, PROMOTE, RULES, type Rule } from "./arbitrator_rules.ts";
 import {
   type ArbitratorDurable,
   type ArbitratorState,
@@ -239,7 +239,7 @@ function planDrain(state: ArbitratorState, order: DrainOrder, now: Millis): Plan
   const tooFew =
     left.length >= floor || same
       ? null
-      : `${left.length === 0 ? "no server" : left.join(", ")} would stay open to clients, the floor is ${floor}`;
+      : `${left.length === 0 ? "no server" : left.join(", ")} would stay open to clients, the floor is ${floor}: bring others back first, or say a lower --floor`;
   const names = ids.map((id) => nameOf(state, id)).join(", ");
   const cut =
     deadlineMs === null
@@ -377,7 +377,11 @@ function allSpeak(state: ArbitratorState, ids: readonly PartyId[], now: Millis):
   const maxAgeMs = state.config.timing.suspectMs;
   const silent = ids.filter((id) => youngReport(state, id, { now, maxAgeMs }) === null);
   const names = silent.map((id) => nameOf(state, id)).join(", ");
-  return check("server.speaks", silent.length === 0 ? null : `unheard: ${names}`, ids.join(", "));
+  return check(
+    "server.speaks",
+    silent.length === 0 ? null : `unheard: ${names}; start the watchdog there first`,
+    ids.join(", "),
+  );
 }
 
 function planStart(state: ArbitratorState, order: NodeOrder, now: Millis): Planned {
@@ -455,7 +459,9 @@ function planReseed(state: ArbitratorState, order: NodeOrder, now: Millis): Plan
     checks: [
       check(
         "name.known",
-        server === undefined ? `no server is called ${order.node}: there are ${known}` : null,
+        server === undefined
+          ? `no server is called ${order.node}, and it is one at a time: there are ${known}`
+          : null,
         name,
       ),
       check(
@@ -619,7 +625,11 @@ function planMakePrimary(state: ArbitratorState, order: MakePrimaryOrder, now: M
       : null;
   const rules = (RULES as readonly Rule[]).map((rule): Check => {
     const against = rule.against(facts);
-    return check(rule.id, against, rule.demands);
+    const hint =
+      rule.id === "candidate.exists" && isCalm(state, now)
+        ? `say switchover ${segment} to move the writers there`
+        : `that changes when ${rule.until}`;
+    return check(rule.id, against === null ? null : `${against}; ${hint}`, rule.demands);
   });
   const verdict = judge(facts);
   const promotes = verdict.rule === PROMOTE;
@@ -870,14 +880,16 @@ function planMove(
             ),
             check(
               "epoch.closed",
-              grant === null ? null : `${grant.segment} holds epoch ${grant.epoch}`,
+              grant === null
+                ? null
+                : `${grant.segment} holds epoch ${grant.epoch}: wait until both sides are in one view again, which closes it`,
               "no segment serves alone",
             ),
             check(
               "target.serves",
               able.length * 2 > counted
                 ? null
-                : `${able.length} of ${counted} servers of ${segment} serve in the joint view, Synced, undrained and with flowing commits`,
+                : `${able.length} of ${counted} servers of ${segment} serve in the joint view, Synced, undrained and with flowing commits: over half of them must`,
               `${able.map((id) => nameOf(state, id)).join(", ")} serve in the joint view`,
             ),
           ]

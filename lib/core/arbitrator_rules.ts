@@ -402,7 +402,7 @@ export function findCandidate(
 }
 
 /** Is every server in one joint Primary view in which commits flow: then no segment asks for anything. */
-function isCalm(state: ArbitratorState, now: Millis): boolean {
+export function isCalm(state: ArbitratorState, now: Millis): boolean {
   if (state.durable.grant !== null) return false;
   const young = { now, maxAgeMs: youngMs(state) };
   let last: Report | null = null;

@@ -57,7 +57,7 @@ export async function askArbitrator(
   }
   throw new MinderError(`Cannot ask the arbitrator: ${result.error}`, {
     where,
-    hint: "Is it running, and is this host in its network?",
+    hint: "Start it on its host (`just minder`), or look whether this host reaches it; what serves goes on meanwhile",
   });
 }
 

@@ -27,6 +27,11 @@ export interface SecretPlaces {
   readonly operator: string | null;
 }
 
+const PLACE = { node: "GM_SECRET_FILE", operator: "GM_OPERATOR_FILE" } as const satisfies Record<
+  KeyKind,
+  string
+>;
+
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** As the config says; a process's own environment has the last word. */
@@ -79,7 +84,7 @@ export function readSecretFile(path: string, kind: KeyKind): readonly SealKey[] 
     if (cause instanceof MinderError) throw cause;
     throw new MinderError(`Cannot read the ${kind} secret`, {
       where: path,
-      hint: "`just secret FILE` makes one",
+      hint: `Bring it here from another host, mode 0600, or name another place in ${PLACE[kind]}; \`just secret FILE\` makes the first one`,
       cause,
     });
   }

@@ -688,7 +688,7 @@ describe("people", () => {
         verb: "make_primary",
         parameters: { segment: "dc2", allowDataLoss: true, ...LOSS, ...SIGNED },
       },
-      "candidate.exists: dc2 is in a joint view",
+      "candidate.exists: dc2 is in a joint view; say switchover dc2 to move the writers there",
     ],
   ];
   for (const [what, body, because] of refused) {
