@@ -149,6 +149,16 @@ describe("never the wrong one", () => {
     stage.noLonger(NOBODY_EVICTED).endsWell();
   });
 
+  test("H23: the management network of dc1 fails and Galera lives: nobody hears dc1, but commits flow, so nobody evicts it", () => {
+    const stage = new Stage({ evict: "full" });
+    stage.run(6_000);
+    nobodyEvicted(stage);
+    stage.cut(stage.site("dc1"), stage.others(stage.site("dc1")), { net: "messages" });
+    stage.run(30_000);
+    expect(stage.store.epoch).toBe(0);
+    stage.noLonger(NOBODY_EVICTED).endsWell();
+  });
+
   test("a server that has come back is not evicted on the evidence of its earlier life", () => {
     const stage = new Stage({ evict: "full" });
     stage.run(6_000);
