@@ -295,8 +295,6 @@ export type Taken = "known" | "older" | "doubtful" | "held" | "active";
 export interface OfferOptions {
   /** It was read from a server that is Primary: what it says of a version that is known otherwise holds. */
   readonly authoritative: boolean;
-  /** A role with no say goes by the newest document at once. */
-  readonly voter: boolean;
 }
 
 /** Takes a document that was found, or leaves it: what becomes of the shelf, and a word for why. */
@@ -312,7 +310,7 @@ export function offer<Doc extends Marked>(
     // Two pushes of one version, each on its side of a cut: the surviving database has the word.
     if (!options.authoritative) return { shelf, taken: "doubtful" };
   }
-  const plain = !options.voter || found.mark.rules === shelf.active.mark.rules;
+  const plain = found.mark.rules === shelf.active.mark.rules;
   return plain
     ? { shelf: { active: found, held: null }, taken: "active" }
     : { shelf: { active: shelf.active, held: found }, taken: "held" };

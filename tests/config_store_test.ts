@@ -201,12 +201,12 @@ describe("what a process does with a document that it finds", () => {
   };
   type Doc = ReturnType<typeof marked>;
   const shelf = (active: Doc, held: Doc | null = null): Shelf<Doc> => ({ active, held });
-  const sure = { authoritative: true, voter: true };
+  const sure = { authoritative: true };
   const rows: readonly (readonly [
     string,
     Shelf<Doc>,
     Doc,
-    { authoritative: boolean; voter: boolean },
+    { authoritative: boolean },
     string,
     Shelf<Doc>,
   ])[] = [
@@ -220,14 +220,6 @@ describe("what a process does with a document that it finds", () => {
       sure,
       "held",
       shelf(marked(3), marked(4, "a", "s")),
-    ],
-    [
-      "other rules, for a role without a say",
-      shelf(marked(3)),
-      marked(4, "a", "s"),
-      { authoritative: true, voter: false },
-      "active",
-      shelf(marked(4, "a", "s")),
     ],
     [
       "a newer one than is held, back to the rules in force",
@@ -265,7 +257,7 @@ describe("what a process does with a document that it finds", () => {
       "another one of the version in force, by who is not Primary",
       shelf(marked(3)),
       marked(3, "b"),
-      { authoritative: false, voter: true },
+      { authoritative: false },
       "doubtful",
       shelf(marked(3)),
     ],

@@ -14,7 +14,7 @@ import {
   type DbServerConfig,
 } from "../cluster_config.ts";
 import { MinderError, unreachable } from "../errors.ts";
-import type { Ack, Report } from "../message/dbserver.ts";
+import type { Ack, ConfigMark, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import type { CommonEffect, CommonEvent, Millis, Step } from "./core.ts";
 import {
@@ -68,12 +68,14 @@ export type DbClientEvent =
   | CommonEvent<"dbclient">
   | { readonly on: "applied"; readonly result: Applied }
   /** A newer config; what is known of servers that remain stays known. */
-  | { readonly on: "config"; readonly config: ClusterConfig };
+  | { readonly on: "config"; readonly config: ClusterConfig; readonly mark?: ConfigMark };
 
 export type DbClientEffect =
   | CommonEffect<"dbclient">
   /** Make the balancer so, and cut what sessions the named servers still have. Newest wins. */
   | { readonly do: "reconcile"; readonly target: Target; readonly cut: readonly string[] }
+  /** Go by that document: servers do. */
+  | { readonly do: "adopt"; readonly mark: ConfigMark }
   | {
       readonly do: "log";
       readonly event: string;
@@ -115,6 +117,10 @@ interface Advance {
 export interface DbClientState {
   readonly config: ClusterConfig;
   readonly client: DbClientConfig;
+  /** The document that it goes by; null with a site file. */
+  readonly mark: ConfigMark | null;
+  /** A document that was asked for, and how long that is waited for. */
+  readonly adopting: { readonly mark: ConfigMark; readonly until: Millis } | null;
   readonly known: ReadonlyMap<PartyId, Known>;
   /** Servers that the config has ceased to name: kept out of the balancer's table until then. */
   readonly gone: readonly { readonly server: DbServerConfig; readonly until: Millis }[];
@@ -144,6 +150,9 @@ export interface DbClientState {
 /** Outvoted for so long at least, a writer is given up for the one that the others have. */
 const AGREE_MIN_MS = 3000;
 
+/** A document is looked for in the database for so long, then again. */
+const ADOPT_MS = 5_000;
+
 /** Silent servers asked in one report interval. */
 const ASKS_AT_ONCE = 4;
 
@@ -169,6 +178,8 @@ export function initial(
     outvotedSince: null,
     config,
     client,
+    mark: null,
+    adopting: null,
     known: new Map(config.servers.map(({ id }) => [id, UNKNOWN])),
     gone: [],
     speakingSince: null,
@@ -210,14 +221,18 @@ export function step(
     case "wakeup":
       return decide(state, [], now);
     case "message": {
-      const next = heard(state, event.from, event.body.parameters, now);
+      const { parameters } = event.body;
+      const next = follow(heard(state, event.from, parameters, now), parameters, now);
       const decided = saysNothingNew(state, next, event.from, now)
         ? { state: next, effects: [] }
         : decide(next, [], now);
       // With the writer that this very report has made it choose: the next ack is an interval away.
       const body = { verb: "ack", parameters: ackTo(decided.state, event.from) } as const;
       const reply: DbClientEffect = { do: "reply", ticket: event.ticket, body };
-      return { state: decided.state, effects: [reply, ...decided.effects] };
+      const { adopting } = next;
+      const follows = adopting === state.adopting || adopting === null ? [] : [adopting.mark];
+      const adopts = follows.map((mark) => ({ do: "adopt", mark }) as const);
+      return { state: decided.state, effects: [reply, ...adopts, ...decided.effects] };
     }
     case "answered":
       if (event.reply.verb !== "db_status_report") return decide(state, [], now);
@@ -229,7 +244,7 @@ export function step(
     case "applied":
       return takeApplied(state, event.result, now);
     case "config":
-      return takeConfig(state, event.config, now);
+      return takeConfig({ ...state, mark: event.mark ?? null }, event.config, now);
     default:
       return unreachable(event);
   }
@@ -256,6 +271,29 @@ function isNews(state: DbClientState, by: PartyId, report: Report, now: Millis):
     report.reportNumber > known.report.reportNumber ||
     now - known.heardAt > askAfterMs(state.config)
   );
+}
+
+/**
+ * What is in force is what serving servers go by: a newer document of one, as they follow one after
+ * the other, or another one where nobody serves by that of this process any more. Before that a change of
+ * voters and timings would have servers judged by rules that they do not keep.
+ */
+function follow(state: DbClientState, report: Report, now: Millis): DbClientState {
+  const { mark, adopting } = state;
+  const active = report.config?.active;
+  if (mark === null || active === undefined || active.checksum === mark.checksum) return state;
+  if (report.serving !== "on") return state;
+  if (adopting?.mark.checksum === active.checksum && now < adopting.until) return state;
+  if (active.version <= mark.version) {
+    const same = [...state.known.values()].some(
+      ({ report: told, heardAt }) =>
+        told?.serving === "on" &&
+        told.config?.active.checksum === mark.checksum &&
+        now - heardAt <= state.config.timing.suspectMs,
+    );
+    if (same) return state;
+  }
+  return { ...state, adopting: { mark: active, until: now + ADOPT_MS } };
 }
 
 function takeConfig(

@@ -11,7 +11,9 @@ import {
 } from "../core/dbclient.ts";
 import { onlyServing, startReconciler } from "../effects/balancer.ts";
 import { createBalancer } from "../effects/balancers.ts";
+import { describeError } from "../errors.ts";
 import { createLog } from "../log.ts";
+import type { ConfigMark } from "../message/dbserver.ts";
 import { systemClock } from "../wakeup.ts";
 import type { ConfigKeeper } from "./config_keeper.ts";
 import { listenAt, startParty, untilSignalled } from "./party.ts";
@@ -35,6 +37,14 @@ export async function runClient(
     now: clock.now,
     onApplied: (result) => party.loop.tell({ on: "applied", result }),
   });
+  async function adopt(mark: ConfigMark): Promise<void> {
+    try {
+      await keeper?.adopt(mark);
+    } catch (error) {
+      // It is asked for again with a report some seconds later.
+      log.warn("config_not_adopted", { version: mark.version, error: describeError(error) });
+    }
+  }
   const party = startParty<DbClientState, DbClientEvent, DbClientEffect>({
     config,
     keeper,
@@ -45,6 +55,7 @@ export async function runClient(
     initial: initial(config, self.id, clock.now(), writer),
     async perform(effect) {
       if (effect.do === "log") log.info(effect.event, effect.fields);
+      else if (effect.do === "adopt") await adopt(effect.mark);
       else reconciler.want(effect.target, effect.cut);
       return null;
     },
@@ -59,7 +70,7 @@ export async function runClient(
   });
   keeper?.watch(log, ({ active }) => {
     party.adopt(active.config, active.mark.version);
-    party.loop.tell({ on: "config", config: active.config });
+    party.loop.tell({ on: "config", config: active.config, mark: active.mark });
   });
   return await untilSignalled(party, log, () => reconciler.stop());
 }

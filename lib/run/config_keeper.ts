@@ -7,7 +7,7 @@
 import * as v from "valibot";
 import { loadConfigFile, UsageError } from "../cli.ts";
 import type { ClusterConfig } from "../cluster_config.ts";
-import { activate, type NodeFile, type OfferOptions, offer } from "../config_store.ts";
+import { activate, type NodeFile, offer } from "../config_store.ts";
 import { type ConfigDocument, parseDocument } from "../effects/config_file.ts";
 import {
   type ConfigCopy,
@@ -85,7 +85,6 @@ class Keeper implements ConfigKeeper {
   readonly id: PartyId;
   readonly node: NodeFile;
   readonly #file: StateFile<ConfigCopy>;
-  readonly #options: Pick<OfferOptions, "voter">;
   readonly #path: string;
   #shelf: ConfigShelf;
   #former: string | null;
@@ -115,7 +114,6 @@ class Keeper implements ConfigKeeper {
     this.#shelf = options.shelf;
     this.#former = options.former;
     this.#database = options.database;
-    this.#options = { voter: partyType(options.id) !== "dbclient" };
   }
 
   static async open(node: NodeFile, id: PartyId): Promise<Keeper> {
@@ -192,7 +190,7 @@ class Keeper implements ConfigKeeper {
       }
       // What was here is judged anew beside it: it may be newer, and by the same rules.
       const newest = this.#shelf.held ?? this.#shelf.active;
-      const judged = { ...this.#options, authoritative: false };
+      const judged = { authoritative: false };
       await this.#put(offer({ active: document, held: null }, newest, judged).shelf);
     } else await this.#put(known);
   }
@@ -259,7 +257,7 @@ class Keeper implements ConfigKeeper {
       }
     }
     this.#polling = false;
-    const usual = this.#options.voter ? POLL_MS : POLL_FOLLOWER_MS;
+    const usual = partyType(this.id) === "dbclient" ? POLL_FOLLOWER_MS : POLL_MS;
     const missing = this.#wanted > this.version();
     this.#pollSoon(this.#pollAgain ? 0 : missing ? AGAIN_MS : usual);
     this.#pollAgain = false;
@@ -268,7 +266,7 @@ class Keeper implements ConfigKeeper {
   }
 
   async #take(document: ConfigDocument, authoritative: boolean): Promise<void> {
-    const { shelf, taken } = offer(this.#shelf, document, { ...this.#options, authoritative });
+    const { shelf, taken } = offer(this.#shelf, document, { authoritative });
     if (shelf === this.#shelf) return;
     const before = this.#shelf.held ?? this.#shelf.active;
     const { version, checksum } = document.mark;

@@ -11,7 +11,7 @@ import {
   step,
 } from "../../lib/core/dbclient.ts";
 import { describePlace, STEADY_MS, type Target } from "../../lib/core/dbclient_policy.ts";
-import type { Report } from "../../lib/message/dbserver.ts";
+import type { ConfigMark, Report } from "../../lib/message/dbserver.ts";
 import { clientCluster, idOf, STATE_UUID, servingReport } from "../support/client_cluster.ts";
 
 const RIGHT: Applied = {
@@ -611,6 +611,58 @@ group("the balancer's word", () => {
     });
     story.pass(100);
     expect(story.state.cut).toEqual(["a1"]);
+  });
+});
+
+group("the config in the database", () => {
+  const mark = (version: number, text = "a") => ({
+    version,
+    checksum: `${text}${version}`,
+    rules: text,
+  });
+  const by = (active: ConfigMark): Partial<Report> => ({ config: { active, held: null } });
+  const asked = (story: Story) =>
+    story.took("adopt").map((effect) => (effect.do === "adopt" ? effect.mark.checksum : ""));
+
+  function going(active: ConfigMark): Story {
+    const story = new Story();
+    story.give({ on: "config", config: story.config, mark: active });
+    story.all(by(active));
+    story.effects = [];
+    return story;
+  }
+
+  test("a document that waits is gone by once a server that serves does", () => {
+    const story = going(mark(3));
+    story.report("a1", { config: { active: mark(3), held: mark(4) } });
+    story.report("a2", { ...by(mark(4)), serving: "off", fenced: true });
+    expect(asked(story)).toEqual([]);
+    story.report("b1", by(mark(4)));
+    expect(asked(story)).toEqual(["a4"]);
+    // Asked for once, then again some seconds later.
+    story.pass(2_000, "b1", by(mark(4)));
+    expect(asked(story)).toEqual([]);
+    story.pass(4_000, "b1", by(mark(4)));
+    expect(asked(story)).toEqual(["a4"]);
+    story.give({ on: "config", config: story.config, mark: mark(4) });
+    story.pass(6_000, "a1 b1", by(mark(4)));
+    expect(asked(story)).toEqual([]);
+  });
+
+  test("an older one, or another of that version, only where nobody serves by its own any more", () => {
+    for (const other of [mark(3), mark(4, "b")]) {
+      const story = going(mark(4));
+      story.report("a1", by(other));
+      expect(asked(story)).toEqual([]);
+      for (const name of ["a2", "b1", "b2"]) story.report(name, by(other));
+      expect(asked(story)).toEqual([other.checksum]);
+    }
+  });
+
+  test("with a site file there is nothing to follow", () => {
+    const story = new Story();
+    story.all(by(mark(9)));
+    expect(asked(story)).toEqual([]);
   });
 });
 

@@ -193,12 +193,13 @@ describe.skipIf(made === null)("a keeper", () => {
     expect(keeper.shelf()).toMatchObject({ active: { mark: { version: 2 } }, held: null });
   });
 
-  test("a role without a say goes by the newest at once", async () => {
+  test("a client minder holds other rules too, until servers go by them", async () => {
     const keeper = await start("dbclient.1");
     const { seen } = watch(keeper);
     await push(documentText(1, { leaseMs: 2500 }), 1);
     keeper.heard(2);
-    await until("version 2", 30_000, () => seen.includes("2"));
+    await until("version 2 is held", 30_000, () => seen.includes("1<2"));
+    expect(seen).not.toContain("2");
   });
 
   test("a version pushed elsewhere and lost gives way to the database's, and that shows", async () => {

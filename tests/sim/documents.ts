@@ -48,7 +48,7 @@ export class Documents {
 
   /** A process has read the database. */
   read(id: PartyId): void {
-    const options = { authoritative: true, voter: true };
+    const options = { authoritative: true };
     this.#shelves.set(id, offer(this.shelf(id), this.newest, options).shelf);
   }
 
@@ -57,7 +57,7 @@ export class Documents {
     const shelf = this.shelf(id);
     const known = activate(shelf, mark.checksum);
     const newest = shelf.held ?? shelf.active;
-    const options = { authoritative: false, voter: true };
+    const options = { authoritative: false };
     const active = this.find(mark);
     this.#shelves.set(id, known ?? offer({ active, held: null }, newest, options).shelf);
   }
