@@ -897,6 +897,8 @@ function openDoor(turn: Turn, because: string): void {
   const { status } = state;
   if (state.gating !== null || status === null || !status.ready) return;
   if (status.localState !== "Synced" && !status.localState.startsWith("Donor")) return;
+  // Its epoch is written before an order is judged once more: if that voids it, nobody served under it.
+  if (state.eviction?.phase === "writing" || state.order?.phase === "writing") return;
   const names = memberNames(status);
   const peers = [...state.peerEpochs].flatMap(([id, epoch]) => {
     const server = state.config.serverById.get(id);

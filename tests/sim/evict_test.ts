@@ -1,6 +1,7 @@
 /** Eviction in told sequences of events: how soon the rest goes on, and when nobody may be evicted. */
 import { describe, expect, test } from "bun:test";
 import { Stage } from "./scenarios/stage.ts";
+import { run, storyOf } from "./swarm.ts";
 
 const NOBODY_EVICTED = "nobody is evicted";
 
@@ -189,4 +190,21 @@ describe("never the wrong one", () => {
       stage.endsWell({ mayLose: true });
     }
   }, 60_000);
+});
+
+describe("an order to evict that proves void once its epoch is written", () => {
+  // dc2 loses power, and b1 is heard again just when a1 has written the epoch under which to evict it.
+  const story = {
+    ...storyOf(888126251345),
+    faults: [
+      { atMs: 4042, kind: "power_site", forMs: 691, pick: [0.463, 0.615, 0.825] },
+      { atMs: 6603, kind: "disk_slow", forMs: 23046, pick: [0.149, 0.648, 0.583] },
+    ],
+  } as const;
+
+  test("opens no door before it is taken back on disk", () => {
+    const { violations, counts } = run(story, { record: false });
+    expect(violations).toEqual([]);
+    expect([...counts.keys()].some((what) => what.startsWith("granted evict"))).toBe(true);
+  });
 });
