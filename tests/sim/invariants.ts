@@ -135,7 +135,7 @@ export class Watch {
     this.#epoch = durable.epoch;
     if (grant === null) return;
     const key = `${storeId}/${grant.epoch}`;
-    const what = `${grant.segment} ${grant.kind} ${grant.target}`;
+    const what = grantText(grant);
     this.#segmentOf.set(grant.epoch, grant.segment);
     const before = this.#granted.get(key);
     if (before === undefined) {
@@ -223,6 +223,9 @@ export class Watch {
   storeSpoiled(): void {
     this.#epoch = 0;
     this.#granted.clear();
+    // What an older copy holds was granted when it was written, not when it is written again.
+    const { grant, storeId } = this.#world.arbiter.disk.durable;
+    if (grant !== null) this.#granted.set(`${storeId}/${grant.epoch}`, grantText(grant));
     this.count("store spoiled");
   }
 
@@ -382,6 +385,10 @@ export class Watch {
       }`,
     );
   }
+}
+
+function grantText({ segment, kind, target }: NonNullable<ArbitratorDurable["grant"]>): string {
+  return `${segment} ${kind} ${target}`;
 }
 
 function describe(view: View): string {
