@@ -42,6 +42,7 @@ import {
   type DbServerState,
   FAILED_STARTS_MAX,
   isHeavy,
+  knowsNoneNewer,
   leaseOf,
   lineageOf,
   memberNames,
@@ -1042,7 +1043,7 @@ function joinsPeers(state: DbServerState, now: Millis): boolean {
       !namesIn(report.members).has(state.self.name) &&
       report.stateUuid === position.uuid &&
       report.epochServed === durable.epochServed &&
-      durable.epochSeen <= report.epochSeen,
+      knowsNoneNewer(state, report),
   );
 }
 

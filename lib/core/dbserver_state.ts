@@ -368,6 +368,14 @@ export function stoodAt(state: DbServerState): Position | null {
 }
 
 /**
+ * Has neither this server nor that peer heard of an epoch after the one that this server last served under:
+ * one that has copied another's rows, or opened by vouches alone, may not know under which epoch it serves.
+ */
+export function knowsNoneNewer({ durable }: DbServerState, peer: Report): boolean {
+  return durable.epochSeen <= durable.epochServed && peer.epochSeen <= durable.epochServed;
+}
+
+/**
  * May the fence be lifted as far as the rows go: "yes", "diverged", or not proven yet. A server that
  * left Primary compares where it stood with the fork point of each epoch that it did not serve under.
  */
@@ -399,10 +407,10 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
   const names = memberNames(state.status);
   for (const [id, epoch] of state.peerEpochs) {
     const server = state.config.serverById.get(id);
+    const peer = state.peers.get(id)?.report;
+    if (server === undefined || !names.has(server.name) || peer === undefined) continue;
     // A member that still serves under the same epoch proves that none came between.
-    if (server !== undefined && names.has(server.name) && epoch === state.durable.epochServed) {
-      return "yes";
-    }
+    if (epoch === state.durable.epochServed && knowsNoneNewer(state, peer)) return "yes";
   }
   return "unproven";
 }

@@ -676,14 +676,33 @@ describe("lineage", () => {
   });
 
   test("until the arbitrator, or a member serving under the same epoch, has spoken the door stays shut", () => {
-    const story = leftAt(100, { epochServed: 4 });
-    story.now += 5_000;
-    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
-    story.vouched("b1", 5);
-    expect(story.state.lapseAt).toBeLessThan(Number.POSITIVE_INFINITY);
-    expect(story.has("unfence")).toBe(false);
-    story.vouched("b2", 4);
-    expect(story.has("unfence")).toBe(true);
+    const opens = (epoch: number) => {
+      const story = leftAt(100, { epochServed: 4 });
+      story.now += 5_000;
+      story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+      hearPeer(story, "b1", { epochSeen: epoch, epochServed: epoch });
+      story.vouched("b1", epoch);
+      expect(story.state.lapseAt).toBeLessThan(Number.POSITIVE_INFINITY);
+      return story.has("unfence");
+    };
+    expect(opens(5)).toBe(false);
+    expect(opens(4)).toBe(true);
+  });
+
+  test("a member that has heard of a newer epoch proves nothing by serving under an older one", () => {
+    const opens = (own: number, peer: number) => {
+      const story = leftAt(100, { epochServed: 4, epochSeen: own });
+      story.now += 5_000;
+      story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: true }));
+      hearPeer(story, "b1", { epochSeen: peer, epochServed: 4 });
+      story.vouched("b1", 4);
+      story.vouched("b2", 3);
+      return story.has("unfence");
+    };
+    expect(opens(4, 4)).toBe(true);
+    // It took its rows by a full transfer under epoch 5, and serves by vouches that name none.
+    expect(opens(4, 5)).toBe(false);
+    expect(opens(5, 4)).toBe(false);
   });
 
   test("where fork points since it last served are no longer kept, nothing can be proven", () => {

@@ -611,10 +611,18 @@ export const MUTANTS: readonly Mutant[] = [
       "A stopped server joins peers that serve under another epoch, without the arbitrator's verdict",
     scenario: "hears only peers of the newer epoch",
     edits: [
-      { file: SERVER, from: "      report.epochServed === durable.epochServed &&\n", to: "" },
+      {
+        file: SERVER,
+        from: "report.epochServed === durable.epochServed &&\n      knowsNoneNewer(state, report),",
+        to: "report.epochServed >= 0,",
+      },
       // Whoever joined so stays closed: a peer's word proves only those of its own epoch in line, and
       // the arbitrator's tells the fork point. So this one is broken with it.
-      { file: STATE, from: "&& epoch === state.durable.epochServed) {", to: "&& epoch >= 0) {" },
+      {
+        file: STATE,
+        from: "if (epoch === state.durable.epochServed && knowsNoneNewer(state, peer)) return",
+        to: "if (epoch >= 0) return",
+      },
     ],
   },
   {
