@@ -14,8 +14,12 @@ import { type Minded, type MindedOptions, openMinded } from "./minded.ts";
 export const CUT_MS = 1_000;
 /** Calm is looked at for about as long as the change. */
 const CALM_MS = 2_000;
-/** For so long new connections are watched after a crash; the last second may still be under way. */
-const DOOR_MS = 5_000;
+/**
+ * For so long new connections are watched after a crash; the last second may still be under way. Without
+ * eviction all doors close when leases end that hanging commits no longer renew, after 3 s: that is not
+ * looked at here.
+ */
+const DOOR_MS = 3_500;
 /** Everything that is awaited here takes a second at most where nothing is wrong. */
 const WAIT_MS = 30_000;
 
