@@ -482,7 +482,9 @@ function exclude(
     };
   }
   const open = doubts.map(({ server }) => server).filter((one) => !saysFenced(state, one, now));
-  const together = quorumOfOpen(state, candidate, open);
+  // A closed door keeps clients out, and its server's weight in: it may keep an open one Primary.
+  const doubted = doubts.map(({ server }) => server);
+  const together = open.length === 0 ? null : quorumOf(state, candidate, doubted);
   const late = doubts.flatMap(({ server, doubt }) => {
     // Who forces gives their word that whoever has long been silent is stopped.
     if (forced && longSilent(state, server, now)) return [];
@@ -597,19 +599,19 @@ function saysFenced(state: ArbitratorState, server: DbServerConfig, now: Millis)
 }
 
 /**
- * Whether those that may be open could be Primary together, whatever their segments: by Galera's quorum
- * over the noted view, or over a later one that a candidate's server was in and the arbitrator has not
- * heard of. One whose watchdog is dead would stay open there, which no clock ends. In words; null if
- * they cannot.
+ * Whether these could be Primary together, whatever their segments: by Galera's quorum over the noted
+ * view, or over a later one that a candidate's server was in and the arbitrator has not heard of. An open
+ * one whose watchdog is dead, or has not woken yet, would stay open there, which no clock ends. In words;
+ * null if they cannot.
  */
-function quorumOfOpen(
+function quorumOf(
   state: ArbitratorState,
   candidate: Candidate,
-  open: readonly DbServerConfig[],
+  doubted: readonly DbServerConfig[],
 ): string | null {
   const { noted } = state.durable;
   if (noted === null) return null;
-  const names = new Set(open.map((server) => server.name));
+  const names = new Set(doubted.map((server) => server.name));
   let present = 0;
   let left = 0;
   let all = 0;
@@ -622,7 +624,7 @@ function quorumOfOpen(
     // It may have left gracefully, which lowers what the others need.
     else if (heard !== undefined && hasGone(state, heard.report)) left += weight;
   }
-  const words = "those who may be open could be Primary together";
+  const words = "those outside could be Primary together";
   if (2 * present + left > all) return words;
   const known = new Map(
     [...state.heard].flatMap(([id, heard]) => {
@@ -630,7 +632,7 @@ function quorumOfOpen(
       return member === undefined ? [] : [[member.uuid, { id, weight: member.weight }] as const];
     }),
   );
-  const ids = new Set(open.map((server) => server.id));
+  const ids = new Set(doubted.map((server) => server.id));
   for (const { server, report } of candidate.reporting) {
     const view = report.lastPrimary?.fingerprint;
     if (view === undefined || view === noted.fingerprint) continue;

@@ -306,6 +306,22 @@ describe("outside.excluded", () => {
     expect(later.verdict("dc2").because).toContain("could be Primary together");
   });
 
+  test("outside.excluded: a server whose door is closed still weighs for the open ones outside", () => {
+    const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
+    const story = calmArbitrator({ config: coreCluster({ segments }) });
+    const all = segments.dc1.concat(segments.dc2);
+    const verdictBeside = (fenced: readonly string[]) => {
+      story.pass(60_000);
+      story.reports(fenced, { view: all, fenced: true });
+      story.reports(["b2", "b3"], { view: ["b2", "b3"], primary: "no" });
+      return story.verdict("dc2").because;
+    };
+    expect(verdictBeside([])).toContain("could be Primary together");
+    expect(verdictBeside(["a1", "a2", "a3"])).toContain("could be Primary together");
+    // Where all doors are closed, nothing is left that could be written to.
+    expect(verdictBeside(["a1", "a2", "a3", "b1"])).not.toContain("could be Primary together");
+  });
+
   test("outside.excluded: an outwait with a guard is evidence, once it is over", () => {
     const story = calmArbitrator({ config: HEAVY });
     story.reports(DC1, { guard: true });
