@@ -135,11 +135,12 @@ export interface Secrets {
 
 /** Reads the keys and watches the files. @throws MinderError as readKeyring() */
 export function openSecrets(places: SecretPlaces, log: Log, checkMs = SECRET_CHECK_MS): Secrets {
-  let stamp = stampOf(places);
+  const files = [places.node, places.operator];
+  let stamp = stampOf(files);
   let ring = readKeyring(places);
 
   function reload(): void {
-    stamp = stampOf(places);
+    stamp = stampOf(files);
     try {
       const next = readKeyring(places);
       const before = ring.keys.map(({ id }) => id);
@@ -151,15 +152,15 @@ export function openSecrets(places: SecretPlaces, log: Log, checkMs = SECRET_CHE
     }
   }
   const timer = setInterval(() => {
-    if (stampOf(places) !== stamp) reload();
+    if (stampOf(files) !== stamp) reload();
   }, checkMs);
   timer.unref();
   return { ring: () => ring, reload, close: () => clearInterval(timer) };
 }
 
-/** Changes whenever a file does: replaced, edited in place, or its mode changed. */
-function stampOf({ node, operator }: SecretPlaces): string {
-  return [node, operator]
+/** Changes whenever one of these files does: replaced, edited in place, or its mode changed. Null: no file. */
+export function stampOf(places: readonly (string | null)[]): string {
+  return places
     .map((path) => {
       if (path === null) return "";
       try {

@@ -11,6 +11,7 @@ import type { Log } from "../log.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
 import type { ClientTls } from "./http_client.ts";
 import type { Certificate } from "./http_server.ts";
+import { stampOf } from "./secrets.ts";
 
 /** Changed files are noticed within this, and at once on SIGHUP. */
 export const CERT_CHECK_MS = 2000;
@@ -105,20 +106,6 @@ export function openCerts(
 function certsOf(tls: TlsConfig, id: string): Certs {
   const server = readTls(tls, id);
   return { server, client: tls.mutual ? server : { ca: server.ca } };
-}
-
-/** Changes whenever a file does. */
-function stampOf(places: readonly string[]): string {
-  return places
-    .map((path) => {
-      try {
-        const { ino, size, mtimeMs, ctimeMs } = statSync(path);
-        return `${ino} ${size} ${mtimeMs} ${ctimeMs}`;
-      } catch {
-        return "missing";
-      }
-    })
-    .join();
 }
 
 /**
