@@ -489,9 +489,13 @@ function describe(summary: Summary | null): string {
       `${name} ${report?.running} ${report?.primary} ${report?.localState} serving ${report?.serving} writers ${report?.writers}: ${report?.because}`,
   );
   const orders = summary.orders.map(({ verb, about }) => `${verb} ${about} stands`);
+  const verdicts = summary.segments.map(
+    ({ name, verdict }) => `${name}: ${verdict.rule}: ${verdict.because}`,
+  );
   return [
     `${summary.health}: ${summary.because}`,
     `writers belong in ${summary.primarySegment}`,
+    ...verdicts,
     ...orders,
     ...servers,
   ].join("; ");
