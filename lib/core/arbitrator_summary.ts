@@ -96,7 +96,22 @@ export function healthNow(
     if (report?.serving === "on") serving.push(name);
     else if (!state.durable.retired.includes(id)) missing.push(name);
   }
-  return healthOf({ young, serving, missing, hanging, doubts: doubtsOf(state) });
+  return healthOf({
+    young,
+    serving,
+    missing,
+    hanging,
+    doubts: [...doubtsOf(state), ...openStill(state)],
+  });
+}
+
+/** After a return, for the moment that the donors take: only the holder could survive the next fault. */
+function openStill({ config, durable }: ArbitratorState): readonly string[] {
+  const { grant, noted } = durable;
+  if (grant === null || noted === null || !isJoint(config, new Set(noted.members))) return [];
+  return [
+    `epoch ${grant.epoch} of ${grant.segment} is open until half of each segment is Synced in this view`,
+  ];
 }
 
 /** Everything that is decided by, for whoever asks the rules what would happen if. */

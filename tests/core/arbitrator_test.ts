@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { healthNow } from "../../lib/core/arbitrator_summary.ts";
 import type { Report } from "../../lib/message/dbserver.ts";
 import type { BodyOf } from "../../lib/message/mod.ts";
 import {
@@ -187,6 +188,20 @@ describe("views", () => {
     story.report("a1", joined);
     expect(story.state.durable.grant).toBeNull();
     expect(story.logged()).toContain("epoch_closed");
+  });
+
+  test("is not healthy while the epoch is open in a joint view: a fault now would leave the holder only", () => {
+    const { story, sent } = ordered();
+    story.answered(sent, "ok");
+    const joined = { fingerprint: JOINED, lastCommitted: 150, epochSeen: 1, epochServed: 1 };
+    story.reports(["b1", "b2"], { ...joined, localState: "Joined" });
+    story.reports(["a1", "a2"], joined);
+    expect(healthNow(story.state, story.now)).toEqual({
+      health: "degraded",
+      because: "epoch 1 of dc2 is open until half of each segment is Synced in this view",
+    });
+    story.report("b1", joined);
+    expect(healthNow(story.state, story.now).health).toBe("healthy");
   });
 
   test("a joint view closes nothing while the order is out: refused, it is void, and no fork point is left", () => {
