@@ -39,6 +39,7 @@ import {
   type ArbitratorState,
   activeServers,
   EPOCHS_MAX,
+  forkOf,
   type Grant,
   type HistoryResult,
   memberOf,
@@ -741,6 +742,7 @@ function bootstrapFrom(
 ): boolean {
   const { state, now } = turn;
   const { server, report, position, forced } = outage;
+  const forkPoint = forkOf(state, outage);
   const basis = forced ? "forced" : "confirmed";
   const barred =
     state.observing !== null ||
@@ -759,7 +761,7 @@ function bootstrapFrom(
     kind: runs ? "form" : "bootstrap",
     target: server.id,
     expectedFingerprint: report.fingerprint,
-    forkPoint: position,
+    forkPoint,
     basis,
     order: "given",
     changesSegment: false,
@@ -779,7 +781,7 @@ function bootstrapFrom(
           segment: server.segment,
           expectedFingerprint: report.fingerprint ?? "",
           notedView: state.durable.noted?.fingerprint ?? null,
-          forkPoint: position,
+          forkPoint,
           basis,
         },
       },

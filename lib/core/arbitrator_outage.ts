@@ -8,7 +8,13 @@ import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { longSilent } from "./arbitrator_rules.ts";
-import { type ArbitratorState, isBeyond, namesOf, youngReport } from "./arbitrator_state.ts";
+import {
+  type ArbitratorState,
+  epochsReached,
+  isBeyond,
+  namesOf,
+  youngReport,
+} from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
 
 type StartVerdict = NonNullable<Ack["arbitrator"]>["start"];
@@ -218,10 +224,12 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
       "their data is mended, or a person retires them",
     );
   }
-  const stood = heard.flatMap(({ server, report }) => {
+  const standing = heard.flatMap(({ server, report }) => {
     const position = standsAt(report);
     return report === null || position === null ? [] : [{ server, report, position }];
   });
+  const reached = epochsReached(state, standing);
+  const stood = standing.map((each, index) => ({ ...each, epoch: reached[index] ?? 0 }));
   const lineages = new Set(stood.map(({ position }) => position.uuid));
   if (lineages.size > 1) {
     return waiting(
@@ -238,7 +246,7 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     .filter(({ server }) => forced === null || server.segment === forced)
     .sort(
       (a, b) =>
-        b.report.epochServed - a.report.epochServed ||
+        b.epoch - a.epoch ||
         b.position.seqno - a.position.seqno ||
         Number(b.report.safeToBootstrap) - Number(a.report.safeToBootstrap) ||
         Number(hasSay(b.server)) - Number(hasSay(a.server)) ||

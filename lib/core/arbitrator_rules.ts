@@ -13,9 +13,11 @@ import {
   type ArbitratorState,
   activeServers,
   type Basis,
+  epochsReached,
   memberOf,
   namesOf,
   type PersonOrder,
+  type Stood,
   stoodBeyond,
   weightOf,
   weightOfUuids,
@@ -284,19 +286,31 @@ function knowsNewest(
     return inLine.some((each) => each.report.lastPrimary?.fingerprint === noted.fingerprint);
   }
   // A store that lost its memory: only the servers' own memories are left, all of them.
-  const inside = new Set(candidate.reporting.map((each) => each.server.id));
+  const inside = candidate.reporting.map(({ server, report }) => standing(server.id, report));
+  const ids = new Set(inside.map(({ id }) => id));
+  const outside = state.config.servers.filter(({ id }) => !ids.has(id) && !retired.includes(id));
+  const heard = outside.flatMap(({ id }) => {
+    const report = state.heard.get(id)?.report;
+    return report === undefined ? [] : [standing(id, report)];
+  });
+  if (heard.length < outside.length) return false;
+  const all = [...inside, ...heard];
+  const reached = epochsReached(state, all);
   let most: readonly [number, number] = [0, -1];
-  for (const { report } of candidate.reporting) most = later(most, standing(report));
-  return state.config.servers.every((server) => {
-    if (inside.has(server.id) || retired.includes(server.id)) return true;
-    const report = state.heard.get(server.id)?.report;
-    return report !== undefined && later(most, standing(report)) === most;
+  return all.every(({ id, position }, index) => {
+    const far = [reached[index] ?? 0, position?.seqno ?? -1] as const;
+    const further = later(most, far) !== most;
+    // Those of the candidate come first.
+    if (further && ids.has(id)) most = far;
+    return !further || ids.has(id);
   });
 }
 
-/** Epoch last served under, and seqno: how far a server has come. */
-function standing(report: Report): readonly [number, number] {
-  return [report.epochServed, Math.max(report.lastCommitted, report.position?.seqno ?? -1)];
+/** How far a server has come, running or not. */
+function standing(id: PartyId, report: Report): Stood & { readonly id: PartyId } {
+  const { position, stateUuid: uuid, lastCommitted: seqno } = report;
+  const stopped = uuid === null || (position !== null && position.seqno >= seqno);
+  return { id, report, position: stopped ? position : { uuid, seqno } };
 }
 
 function later(

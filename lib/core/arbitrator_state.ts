@@ -267,6 +267,76 @@ export function isBeyond(
   );
 }
 
+/** Where a server stands, and what it says of the epochs that it served under. */
+export interface Stood {
+  readonly report: Report;
+  readonly position: Position | null;
+}
+
+/**
+ * The newest epoch up to that one of which a server at that position can have rows: an epoch's rows come
+ * after its fork point. Numbers without a record were void, or renamed an epoch.
+ */
+function withRows(
+  { durable: { epochs } }: ArbitratorState,
+  served: number,
+  position: Position | null,
+): number {
+  let disproved = false;
+  for (const { epoch, forkPoint } of epochs.toReversed()) {
+    if (epoch > served) continue;
+    const within =
+      position !== null &&
+      position.seqno >= 0 &&
+      forkPoint !== null &&
+      forkPoint.uuid === position.uuid &&
+      position.seqno <= forkPoint.seqno;
+    if (!within) return epoch;
+    disproved = true;
+  }
+  return disproved ? 0 : served;
+}
+
+/**
+ * The epoch by which each of these servers is compared before its seqno is. A number alone is no row: it
+ * rises with the grant, while the holder may still stand in the joint view with everybody else, and end
+ * there, with fewer rows than others of that view. So nobody counts as further than
+ * - its position allows: at or before an epoch's fork point it has nothing of that epoch; and
+ * - some server is certain to have come, by a Primary view that it saw since the number rose. An epoch
+ *   that nobody is certain of decides nothing between those who claim it and the others of the view that
+ *   it was granted in: they have one sequence of rows, of which the seqno says who has more. Where Galera's
+ *   quorum has made the claimant's side Primary unseen, that side has every row of the view before, and its
+ *   own after them, so the seqno finds it too. Where an order is needed for that, the door is closed until
+ *   the view is seen, so that nobody has acknowledged a row under the number.
+ * What was acknowledged under an epoch alone, by one that saw it, thus goes before any seqno.
+ */
+export function epochsReached(state: ArbitratorState, stood: readonly Stood[]): readonly number[] {
+  let certain = 0;
+  for (const { report, position } of stood) {
+    const { epochServed, epochBefore = epochServed } = report;
+    certain = Math.max(certain, withRows(state, epochBefore, position));
+  }
+  return stood.map(({ report, position }) =>
+    Math.min(certain, withRows(state, report.epochServed, position)),
+  );
+}
+
+/**
+ * Where a new epoch begins that has this server as its base: no later than those of which it has no rows,
+ * since somebody else may have some.
+ */
+export function forkOf(
+  state: ArbitratorState,
+  base: { readonly report: Report; readonly position: Position },
+): Position {
+  const { uuid, seqno } = base.position;
+  const own = withRows(state, base.report.epochServed, base.position);
+  const passed = state.durable.epochs.flatMap(({ epoch, forkPoint }) =>
+    epoch > own && forkPoint?.uuid === uuid ? [forkPoint.seqno] : [],
+  );
+  return { uuid, seqno: Math.min(seqno, ...passed) };
+}
+
 /** The same for a server that runs, by where it stood and has not been proven in line since. */
 export function stoodBeyond(state: ArbitratorState, { stood, epochServed }: Report): boolean {
   return stood !== undefined && isBeyond(state, epochServed, stood);

@@ -50,7 +50,7 @@ import {
   viewOf,
   vouchMs,
 } from "./dbserver_state.ts";
-import { ack, keep, log, set, type Turn } from "./dbserver_turn.ts";
+import { ack, keep, log, serveUnder, set, type Turn } from "./dbserver_turn.ts";
 
 /** How a process starts. */
 export interface DbServerStart {
@@ -183,6 +183,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     diverged: false,
     reseedFor: null,
     adopted: false,
+    claim: null,
     foundAt: null,
     proven: false,
     order: null,
@@ -630,6 +631,8 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     lastPrimary: lastPrimaryOf(state, status),
     closed,
     probe,
+    // A Primary view after the one in which the number was raised.
+    claim: status.primary && view !== state.claim?.view ? null : state.claim,
     // Progress tells that commits have flowed since the poll before.
     flowedAt: state.probe === "hanging" && probe === "flowing" ? state.polledAt : state.flowedAt,
     hungAtSeqno: status.evsState === "OPERATIONAL" ? state.hungAtSeqno : status.lastCommitted,
@@ -886,11 +889,14 @@ function serveOn(turn: Turn): void {
   const { durable, promisedEpoch, foundAt } = turn.state;
   if (foundAt !== null) set(turn, { foundAt: null });
   if (promisedEpoch > durable.epochServed) {
-    keep(turn, {
-      epochServed: promisedEpoch,
-      epochSeen: Math.max(promisedEpoch, durable.epochSeen),
-    });
+    keep(turn, { epochSeen: Math.max(promisedEpoch, durable.epochSeen) });
+    serveUnder(turn, promisedEpoch, { certain: !stillJoint(turn.state) });
   }
+}
+
+/** Holds this segment an epoch in a joint view, which may break before anything is committed under it. */
+function stillJoint({ config, status, grantEpoch }: DbServerState): boolean {
+  return grantEpoch !== null && isJoint(config, memberNames(status));
 }
 
 function openDoor(turn: Turn, because: string): void {
@@ -908,11 +914,12 @@ function openDoor(turn: Turn, because: string): void {
   const epochServed = Math.max(state.durable.epochServed, state.promisedEpoch, ...peers);
   if (epochServed !== state.durable.epochServed || state.durable.leftPrimary !== null) {
     keep(turn, {
-      epochServed,
       epochSeen: Math.max(epochServed, state.durable.epochSeen),
       leftPrimary: null,
     });
   }
+  if (epochServed !== state.durable.epochServed)
+    serveUnder(turn, epochServed, { certain: !stillJoint(state) });
   // What it serves under is on disk before the first client is let in.
   if (turn.state.written !== turn.state.durable) return;
   set(turn, { gating: "unfence", foundAt: null });

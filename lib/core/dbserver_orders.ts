@@ -19,7 +19,7 @@ import {
   type OrderInHand,
   viewOf,
 } from "./dbserver_state.ts";
-import { ack, keep, log, set, type Turn } from "./dbserver_turn.ts";
+import { ack, keep, log, serveUnder, set, type Turn, takeBack } from "./dbserver_turn.ts";
 
 /**
  * pc.bootstrap is tried so often: it is dropped without a word while views are forming, which took up
@@ -262,9 +262,9 @@ function hearMakePrimary(turn: Turn, event: Arrived<"dbserver">, order: MakePrim
     storeId: order.storeId,
     epochSeen: order.epoch,
     epochObeyed: order.epoch,
-    // Its rows are the base of the new epoch: there is no fork point to compare with.
-    epochServed: order.epoch,
   });
+  // Its rows are the base of the new epoch: there is no fork point to compare with.
+  serveUnder(turn, order.epoch, { certain: false });
   set(turn, {
     order: {
       order,
@@ -303,9 +303,9 @@ function hearEvict(turn: Turn, event: Arrived<"dbserver">, order: Evict): void {
     storeId: order.storeId,
     epochSeen: epoch,
     epochObeyed: epoch,
-    // Its rows are the base of the new epoch: there is no fork point to compare with.
-    ...(grant.segment === state.self.segment && inLine ? { epochServed: epoch } : {}),
   });
+  // Its rows are the base of the new epoch: there is no fork point to compare with.
+  if (grant.segment === state.self.segment && inLine) serveUnder(turn, epoch, { certain: false });
   set(turn, { eviction: { ...hand, phase: "writing" } });
 }
 
@@ -326,8 +326,8 @@ function hearStart(
     storeId: order.storeId,
     epochSeen: order.epoch,
     epochObeyed: order.epoch,
-    ...(bootstrap ? { epochServed: order.epoch } : {}),
   });
+  if (bootstrap) serveUnder(turn, order.epoch, { certain: false });
   const servedBefore = state.durable.epochServed;
   set(turn, { startOrder: { ticket, bootstrap, epoch: order.epoch, order, servedBefore } });
 }
@@ -420,7 +420,7 @@ export function orderWritten(turn: Turn): void {
     const refused = refusal(checks, { state, now, order: startOrder.order });
     if (refused !== null) {
       set(turn, { startOrder: null });
-      keep(turn, { epochServed: startOrder.servedBefore });
+      takeBack(turn, startOrder.servedBefore);
       log(turn, "order_failed", { epoch: startOrder.epoch, because: refused });
       ack(turn, startOrder.ticket, { outcome: "refused", because: refused });
       return;
@@ -521,7 +521,7 @@ function evictionWritten(turn: Turn, hand: EvictionInHand): void {
 /** Nobody was evicted yet, so that the order is void, and its epoch was never served under. */
 function dropUntold(turn: Turn, hand: EvictionInHand, because: string): void {
   set(turn, { eviction: null });
-  keep(turn, { epochServed: hand.servedBefore });
+  takeBack(turn, hand.servedBefore);
   log(turn, "order_failed", { epoch: hand.order.epoch, because });
   ack(turn, hand.ticket, { outcome: "refused", because: words(because) });
 }
@@ -614,7 +614,7 @@ function formAfter(turn: Turn, hand: EvictionInHand): void {
 function giveUp(turn: Turn, order: OrderInHand, because: string): void {
   set(turn, { order: null });
   // Refused makes the order void; that may be said only where pc.bootstrap was certainly never given.
-  if (!order.given) keep(turn, { epochServed: order.servedBefore });
+  if (!order.given) takeBack(turn, order.servedBefore);
   log(turn, "order_failed", { epoch: order.order.epoch, because });
   ack(turn, order.ticket, {
     outcome: order.given ? "failed" : "refused",

@@ -2,7 +2,7 @@
 import type { Ack } from "../message/dbserver.ts";
 import { type Millis, updated } from "./core.ts";
 import type { DbServerEffect, ServerDurable } from "./dbserver_io.ts";
-import type { DbServerState } from "./dbserver_state.ts";
+import { type DbServerState, viewOf } from "./dbserver_state.ts";
 
 export interface Turn {
   state: DbServerState;
@@ -17,6 +17,28 @@ export function set(turn: Turn, change: Partial<DbServerState>): void {
 /** Changes what must not be forgotten. Whoever depends on it waits until `written` is `durable`. */
 export function keep(turn: Turn, change: Partial<ServerDurable>): void {
   set(turn, { durable: { ...turn.state.durable, ...change } });
+}
+
+/**
+ * The number under which it serves rises. Certain where a Primary view of that epoch is there; else a claim
+ * until another Primary view is seen: the holder may end in the joint view that it was granted the epoch in.
+ */
+export function serveUnder(
+  turn: Turn,
+  epochServed: number,
+  { certain }: { readonly certain: boolean },
+): void {
+  const { claim, durable, status } = turn.state;
+  const before = claim?.before ?? durable.epochServed;
+  keep(turn, { epochServed });
+  set(turn, { claim: certain ? null : { before, view: viewOf(status) } });
+}
+
+/** An order was void: what the server had served under before it counts again. */
+export function takeBack(turn: Turn, servedBefore: number): void {
+  const { claim } = turn.state;
+  keep(turn, { epochServed: servedBefore });
+  set(turn, { claim: claim !== null && claim.before < servedBefore ? claim : null });
 }
 
 export function log(turn: Turn, event: string, fields: Readonly<Record<string, unknown>>): void {

@@ -143,6 +143,12 @@ export const ReportSchema = v.strictObject({
   epochSeen: CountSchema,
   /** Epoch under which it last served (durable). */
   epochServed: CountSchema,
+  /**
+   * Where it has been in no Primary view but the one that it held `epochServed` in first: the epoch under
+   * which it served before. A grant or an order has raised the number, which may have come to nothing.
+   * @default epochServed is certain
+   */
+  epochBefore: v.optional(CountSchema),
   /** Its last Primary view: what it can be promoted from. Null since mariadbd's start until there is one. */
   lastPrimary: v.nullable(
     v.strictObject({

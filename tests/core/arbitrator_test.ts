@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { healthNow } from "../../lib/core/arbitrator_summary.ts";
-import type { Report } from "../../lib/message/dbserver.ts";
+import type { Position, Report } from "../../lib/message/dbserver.ts";
 import type { BodyOf } from "../../lib/message/mod.ts";
 import {
   ALL,
@@ -498,6 +498,98 @@ describe("full outage", () => {
     story.reports(["a1", "a2"], down(900, { epochServed: 4 }));
     story.reports(["b1", "b2"], down(200, { epochServed: 5 }));
     expect(story.orders()[0]?.to).toBe("dbserver.3");
+  });
+
+  describe("a number that rose with a grant is no row of that epoch", () => {
+    const FORK = { uuid: STATE_UUID, seqno: 100 };
+    const UNKNOWN = { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 };
+    const certain = { epochServed: 5 };
+    const claims = { epochServed: 5, epochBefore: 4 };
+    const renamed = { epochServed: 7 };
+    const before = { epochServed: 4 };
+    /** Where a1, a2 of the epoch's segment and b1, b2 stand, with what they say; who begins, and where. */
+    const cases: readonly {
+      readonly name: string;
+      readonly a1: readonly [number, Partial<Report>];
+      readonly a2: readonly [number, Partial<Report>];
+      readonly b1: readonly [number, Partial<Report>];
+      readonly begins: string;
+      readonly fork: number;
+      readonly began?: Position;
+    }[] = [
+      {
+        name: "one that saw its epoch's view goes before more commits of a view from before",
+        a1: [101, certain],
+        a2: [100, before],
+        b1: [900, before],
+        begins: "a1",
+        fork: 101,
+      },
+      {
+        name: "at the fork point it has nothing of the epoch: the seqno decides",
+        a1: [100, certain],
+        a2: [100, certain],
+        b1: [104, before],
+        begins: "b1",
+        fork: 100,
+      },
+      {
+        name: "beyond it, but in the view from before: the seqno decides",
+        a1: [103, claims],
+        a2: [102, claims],
+        b1: [104, before],
+        begins: "b1",
+        fork: 100,
+      },
+      {
+        name: "where the claimant has more, it begins, and those who claim the same are in line with it",
+        a1: [105, claims],
+        a2: [102, claims],
+        b1: [104, before],
+        begins: "a1",
+        fork: 105,
+      },
+      {
+        name: "one that is certain of the epoch makes the claims to it good",
+        a1: [103, claims],
+        a2: [102, certain],
+        b1: [900, before],
+        begins: "a1",
+        fork: 103,
+      },
+      {
+        name: "an epoch that was renamed is the same one",
+        a1: [102, renamed],
+        a2: [103, certain],
+        b1: [900, before],
+        begins: "a2",
+        fork: 103,
+      },
+      {
+        name: "where an epoch began that nobody remembers, its number counts",
+        a1: [100, certain],
+        a2: [100, before],
+        b1: [900, before],
+        begins: "a1",
+        fork: 100,
+        began: UNKNOWN,
+      },
+    ];
+    for (const { name, a1, a2, b1, begins, fork, began = FORK } of cases)
+      test(name, () => {
+        const epochs = [{ epoch: 5, segment: "dc1", forkPoint: began }];
+        const story = calmArbitrator({ durable: { epoch: 7, epochs } });
+        story.pass(20_000);
+        for (const [server, [seqno, says]] of Object.entries({ a1, a2, b1 }))
+          story.report(server, down(seqno, says));
+        story.report("b2", down(50, before));
+        const chosen = story.config.serverByName.get(begins)?.id ?? "none";
+        expect(story.orders().map(({ to }) => String(to))).toEqual([chosen]);
+        expect(story.state.durable.epochs.at(-1)).toMatchObject({
+          epoch: 8,
+          forkPoint: { uuid: STATE_UUID, seqno: fork },
+        });
+      });
   });
 
   test("ties: safe_to_bootstrap, then the primary segment, then the serial", () => {

@@ -397,6 +397,23 @@ describe("make_primary from order to answer", () => {
     expect(story.state.durable.epochServed).toBe(1);
   });
 
+  test("an order's epoch is claimed until a Primary view comes of it, and no longer where it is void", () => {
+    const obeyed = cutOff({ epochServed: 1 });
+    obeyed.order({ epoch: 3 });
+    obeyed.pass(300);
+    expect(obeyed.lastReport).toMatchObject({ epochServed: 3, epochBefore: 1 });
+    obeyed.give({ on: "formed", outcome: "given", error: null });
+    obeyed.polled(statusOf(DC2));
+    expect(obeyed.lastReport.epochServed).toBe(3);
+    expect(obeyed.lastReport.epochBefore).toBeUndefined();
+    const refused = cutOff({ epochServed: 1 });
+    refused.order({ epoch: 3 });
+    refused.polled(statusOf(["b1"], { primary: false }));
+    refused.give({ on: "formed", outcome: "changed", error: null });
+    expect(refused.lastReport.epochServed).toBe(1);
+    expect(refused.lastReport.epochBefore).toBeUndefined();
+  });
+
   test("a view that changed before the statement makes the order refused, and its epoch not served", () => {
     const story = cutOff({ epochServed: 0 });
     story.order({ epoch: 3 });

@@ -282,6 +282,55 @@ describe("the door", () => {
     expect(story.has("persist")).toBe(true);
   });
 
+  test("that stays open under a grant in the joint view claims its epoch, until another Primary view is seen", () => {
+    const story = servingServer("a1", { durable: { epochServed: 2 } });
+    story.leased({ epoch: 3, arbitrator: { epoch: 3 } });
+    story.polled(statusOf(ALL));
+    story.leased({ epoch: 4, arbitrator: { epoch: 4 } });
+    story.polled(statusOf(DC1, { primary: false }));
+    expect(story.lastReport).toMatchObject({ epochServed: 4, epochBefore: 2 });
+    story.polled(statusOf(DC1));
+    expect(story.lastReport).toMatchObject({ epochServed: 4 });
+    expect(story.lastReport.epochBefore).toBeUndefined();
+  });
+
+  test("one that ends before has claimed it only, and says so when it is stopped", () => {
+    const story = servingServer("a1");
+    story.leased({ epoch: 3, arbitrator: { epoch: 3 } });
+    story.stops();
+    story.position(100);
+    expect(story.lastReport).toMatchObject({ running: "down", epochServed: 3, epochBefore: 0 });
+    const again = new ServerStory("a1", { durable: story.state.durable });
+    again.stops();
+    expect(again.lastReport.epochServed).toBe(3);
+    expect(again.lastReport.epochBefore).toBeUndefined();
+  });
+
+  test("that opens in a view of the grant's own, or by the word of a joint view, serves under it for certain", () => {
+    const alone = new ServerStory("a1");
+    alone.runs();
+    alone.polled(statusOf(DC1, { rejecting: true }));
+    alone.leased({ epoch: 3, arbitrator: { epoch: 3 } });
+    const joint = new ServerStory("a1");
+    joint.runs();
+    joint.polled(statusOf(ALL, { rejecting: true }));
+    joint.leased({ arbitrator: { epoch: 3 } });
+    for (const story of [alone, joint]) {
+      expect(story.has("unfence")).toBe(true);
+      expect(story.state.durable.epochServed).toBe(3);
+      expect(story.lastReport.epochBefore).toBeUndefined();
+    }
+  });
+
+  test("that opens under a grant in the joint view it was granted in claims its epoch", () => {
+    const story = new ServerStory("a1");
+    story.runs();
+    story.polled(statusOf(ALL, { rejecting: true }));
+    story.leased({ epoch: 3, arbitrator: { epoch: 3 } });
+    expect(story.has("unfence")).toBe(true);
+    expect(story.lastReport).toMatchObject({ epochServed: 3, epochBefore: 0 });
+  });
+
   test("is not opened before the server is Synced", () => {
     const story = new ServerStory("a1");
     story.runs();

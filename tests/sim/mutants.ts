@@ -26,6 +26,7 @@ export interface Mutant {
 
 const RULES = "lib/core/arbitrator_rules.ts";
 const ARBITRATOR = "lib/core/arbitrator.ts";
+const ARBITRATOR_STATE = "lib/core/arbitrator_state.ts";
 const OUTAGE = "lib/core/arbitrator_outage.ts";
 const SERVER = "lib/core/dbserver.ts";
 const STATE = "lib/core/dbserver_state.ts";
@@ -696,7 +697,7 @@ export const MUTANTS: readonly Mutant[] = [
         from: 'order.given ? "failed" : "refused"',
         to: 'order.given ? "refused" : "refused"',
       },
-      { file: ORDERS, from: "if (!order.given) keep(", to: "keep(" },
+      { file: ORDERS, from: "if (!order.given) takeBack(", to: "takeBack(" },
     ],
   },
   {
@@ -723,7 +724,19 @@ export const MUTANTS: readonly Mutant[] = [
     id: "outage.by.seqno",
     breaks: "After a full outage the highest seqno begins, whatever fork it is of",
     scenario: "H19: the same with a store",
-    edits: [{ file: OUTAGE, from: "b.report.epochServed - a.report.epochServed ||", to: "" }],
+    edits: [{ file: OUTAGE, from: "b.epoch - a.epoch ||", to: "" }],
+  },
+  {
+    id: "outage.claim",
+    breaks: "A grant's number counts as served under before a view has come of it",
+    scenario: "H19: heavy a1 hangs",
+    edits: [
+      {
+        file: ARBITRATOR_STATE,
+        from: "Math.min(certain, withRows(state, report.epochServed, position))",
+        to: "report.epochServed",
+      },
+    ],
   },
   {
     id: "outage.silent.ignored",

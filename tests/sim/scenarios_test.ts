@@ -571,6 +571,26 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
+  test("H19: heavy a1 hangs, is granted the epoch in the joint view and is killed there: b1 begins, which has more of that view's rows", () => {
+    let behind = 0;
+    for (let seed = 1; seed <= 12; seed++) {
+      const stage = new Stage({
+        seed,
+        weights: [[2], [1]],
+        onDoubleFault: "fence",
+        galera: { applyLagMs: [100, 400] },
+      });
+      stage.world.hangMariadbd(stage.node("a1"), 20_000);
+      stage.until("a1 is granted the epoch", () => stage.grant?.segment === "dc1");
+      stage.until("a1 counts as served under it", () => stage.disk("a1").durable.epochServed === 1);
+      expect(stage.view("a1")).toEqual(stage.view("b1"));
+      stage.until("a1 is killed", () => !stage.runs("a1"));
+      if (stage.position("a1").seqno < stage.position("b1").seqno) behind++;
+      stage.endsWell();
+    }
+    expect(behind).toBeGreaterThan(0);
+  });
+
   test("H19: the same with a store that is lost and re-armed, which knows of no view: the bootstrap goes by the epoch served under first", () => {
     const { stage } = longerLoser({ ahead: true });
     stage.powerOff(stage.all());
