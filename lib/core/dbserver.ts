@@ -930,7 +930,14 @@ function closeDoor(turn: Turn, because: string): void {
   const { state, now } = turn;
   const { fenceMs, leaseMs } = state.config.timing;
   // It refuses every statement by itself, and becomes Primary again under its grant or not at all.
-  if (goesThrough(state) && !state.closed) return;
+  if (goesThrough(state) && !state.closed) {
+    // One that was opening when Primary was lost has been asked to close meanwhile.
+    set(turn, {
+      fenceWantedAt: Number.POSITIVE_INFINITY,
+      killAt: Number.POSITIVE_INFINITY,
+    });
+    return;
+  }
   // While an unfence is under way the door may be open already.
   if (state.closed && state.gating !== "unfence") {
     set(turn, {

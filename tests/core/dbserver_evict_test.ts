@@ -18,6 +18,7 @@ import {
 } from "../support/cores.ts";
 
 const CONFIG = coreCluster({ evict: "confirmed" });
+const FENCE_MS = CONFIG.timing.fenceMs;
 const WITHOUT_B2 = ["a1", "a2", "b1"] as const;
 
 /** The watchdog of `name` reports that its mariadbd has ended. */
@@ -460,6 +461,26 @@ describe("an order to evict", () => {
     };
     expect(proven(null)).toEqual({ proven: true, served: 1 });
     expect(proven({ uuid: STATE_UUID, seqno: 90 })).toEqual({ proven: false, served: 0 });
+  });
+
+  test("goes through non-Primary with a door that was opening when Primary was lost, too, and nothing is due for it", () => {
+    const story = cutOff();
+    const grant = { segment: "dc1", forkPoint: null, basis: "arithmetic", forms: false } as const;
+    story.done({ do: "fence", because: "" });
+    ordered(story, { grant });
+    story.give({ on: "wakeup" });
+    expect(story.has("unfence")).toBe(true);
+    story.end("evict");
+    story.polled(statusOf(["a1", "a2"], { primary: false, rejecting: true }));
+    story.end("unfence");
+    story.polled(statusOf(["a1", "a2"], { primary: false, rejecting: false }));
+    for (const end = story.now + FENCE_MS + 100; story.now < end; ) {
+      story.pass(50);
+      story.polled(statusOf(["a1", "a2"], { primary: false, rejecting: false }));
+      expect(story.core.dueAt(story.state)).toBeGreaterThan(story.now);
+    }
+    expect(story.has("kill")).toBe(false);
+    expect(story.state.eviction).not.toBeNull();
   });
 
   test("leaves forming to the one that was named for it", () => {
