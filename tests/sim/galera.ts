@@ -212,6 +212,8 @@ export class View {
   whole = true;
   /** When that ended, each time. */
   readonly brokenAt: number[] = [];
+  /** When a member ceased to hear another one, whole until then or not. */
+  readonly cutAt: number[] = [];
 
   constructor(
     id: number,
@@ -871,8 +873,10 @@ export class Galera {
         if ((get(reach, i) & (1 << k)) !== 0) reach[i] = get(reach, i) | get(reach, k);
     let same = live === view.live;
     for (let m = 0; m < nodes; m++) {
-      const changed = get(reach, m) ^ get(view.reach, m);
+      const before = get(view.reach, m);
+      const changed = get(reach, m) ^ before;
       if (changed === 0) continue;
+      if ((changed & before) !== 0 && view.cutAt.at(-1) !== now) view.cutAt.push(now);
       same = false;
       for (let n = 0; n < nodes; n++)
         if ((changed & (1 << n)) !== 0) view.upSince[m * nodes + n] = now;

@@ -366,7 +366,7 @@ export class Watch {
       if (present.has(write.id)) continue;
       // Handed in before a cut, and acknowledged after it or so shortly before that the word of it
       // could not be everywhere.
-      const cuts = write.view?.brokenAt.filter(
+      const cuts = write.view?.cutAt.filter(
         (at) => write.sentAt <= at && at <= write.at + flightMs,
       );
       if (cuts !== undefined && cuts.length > 0) {
