@@ -39,12 +39,15 @@ import {
   type ArbitratorState,
   activeServers,
   EPOCHS_MAX,
+  epochsAfter,
   forkOf,
   type Grant,
   type HistoryResult,
+  isForgotten,
   memberOf,
   namesOf,
   stoodBeyond,
+  unknownFork,
   youngReport,
 } from "./arbitrator_state.ts";
 import { snapshotOf, summarize } from "./arbitrator_summary.ts";
@@ -267,11 +270,26 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
     set(turn, { observing: `the store is older than the servers: ${because}` });
     log(turn, "observing", { because });
   }
+  recallEpoch(turn, from, report);
   tendWishes(turn, from, report);
   completeGrant(turn, from, report);
   noteView(turn, from, report);
   closeEpoch(turn, report);
   callNext(turn, report, before?.report);
+}
+
+/**
+ * Writes down that an epoch was served under of which a store that was lost knew nothing when it was re-armed:
+ * whoever has served under older ones only cannot prove that it is in line.
+ */
+function recallEpoch(turn: Turn, from: PartyId, { epochServed }: Report): void {
+  const { state } = turn;
+  const { epochs, epoch, primarySegment } = state.durable;
+  if (state.observing !== null || epochServed > epoch) return;
+  if (epochServed <= (epochs.at(-1)?.epoch ?? 0) || !isForgotten(state, epochServed)) return;
+  const segment = state.config.serverById.get(from)?.segment ?? primarySegment;
+  note(turn, { epochs: [...epochs, unknownFork(epochServed, segment)].slice(-EPOCHS_MAX) });
+  log(turn, "epoch_recalled", { epoch: epochServed, server: from });
 }
 
 /** Who waits for the one that joins to be a member hears at once that it is. */
@@ -460,7 +478,13 @@ function makeVoid(turn: Turn, grant: Grant): void {
       ...undo,
       // An earlier holder goes on as the newest: servers have heard of the number that is void.
       ...(undo.grant === null ? {} : { epoch: next, grant: { ...undo.grant, epoch: next } }),
-      epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
+      epochs: [
+        ...state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
+        // Nothing has forked there.
+        ...(undo.grant === null
+          ? []
+          : [{ epoch: next, segment: undo.grant.segment, forkPoint: null }]),
+      ].slice(-EPOCHS_MAX),
     });
   }
   set(turn, {
@@ -885,7 +909,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
             storeId: state.durable.storeId,
             epoch: state.durable.epoch,
             primarySegment: state.durable.primarySegment,
-            epochs: state.durable.epochs.filter((record) => record.epoch > report.epochServed),
+            epochs: epochsAfter(state, report.epochServed),
             ...standingFor(state, from, now),
             retired: [...state.durable.retired],
             ...(state.mark === null ? {} : { config: state.mark }),

@@ -2,7 +2,7 @@
 import { clientWordMs } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
 import type { Standing } from "../message/arbitrator.ts";
-import type { EpochRecord, Report } from "../message/dbserver.ts";
+import type { Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import {
   ableServers,
@@ -20,7 +20,9 @@ import {
   activeServers,
   deadlineKey,
   EPOCHS_MAX,
+  sinceOf,
   standingOf,
+  unknownFork,
   youngReport,
 } from "./arbitrator_state.ts";
 import { noteHealth } from "./arbitrator_survey.ts";
@@ -244,7 +246,12 @@ function rearm(turn: Turn): void {
   // Servers obey only the store that they are bound to: one that was lost goes on under its name.
   const stores = new Set(reports.flatMap(({ storeId }) => storeId ?? []));
   const [bound = state.durable.storeId] = stores.size === 1 ? stores : [];
-  const served = Math.max(0, ...reports.map(({ epochServed }) => epochServed));
+  // Whoever is not heard may have served under the newest that the others have heard of.
+  const allHeard = state.config.servers.every(({ id }) => state.heard.has(id));
+  const served = Math.max(
+    0,
+    ...reports.map(({ epochServed, epochSeen }) => (allHeard ? epochServed : epochSeen)),
+  );
   const forgotten = served > state.durable.epoch;
   note(turn, {
     storeId: bound,
@@ -264,11 +271,6 @@ function rearm(turn: Turn): void {
   });
   set(turn, { observing: null, armedAt: now + state.config.outwaitMs });
   log(turn, "rearmed", { epoch: turn.state.durable.epoch, storeId: bound });
-}
-
-/** An epoch whose fork point nobody remembers: every position differs from it. */
-function unknownFork(epoch: number, segment: string): EpochRecord {
-  return { epoch, segment, forkPoint: { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 } };
 }
 
 // --- orders that stand -------------------------------------------------------------------------
@@ -350,8 +352,7 @@ function knows(report: Report, own: string, target: string): boolean {
 
 /** By then a client minder that had chosen just before the order, and was counted nowhere, has heard of it. */
 function heardBy(state: ArbitratorState, { verb, about }: Standing): Millis {
-  const since = state.standingSince.get(`${verb} ${about}`) ?? Number.NEGATIVE_INFINITY;
-  return since + clientWordMs(state.config);
+  return sinceOf(state, verb, about) + clientWordMs(state.config);
 }
 
 /** Until then sessions may still have to be cut. */

@@ -13,6 +13,7 @@ import {
   epochsReached,
   isBeyond,
   namesOf,
+  sinceOf,
   youngReport,
 } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
@@ -153,18 +154,28 @@ function onlyJoins(state: ArbitratorState, server: DbServerConfig, report: Repor
 }
 
 /**
- * Has a retired server of the noted view said since where it stands, or is about to, in the lineage of the
- * others: a person has taken its say where majorities are counted, not the commits that it alone has.
+ * Has a retired server of the noted view commits that its retirement does not speak of: a person has taken
+ * its say where majorities are counted, not the commits that it alone has. Either it says since where it
+ * stands, or is about to, in the lineage of the others. Or it is silent, but was seen after the order: then
+ * it has served on, and the person who gave it cannot have known where that ended.
  */
 function stillKnows(state: ArbitratorState, server: DbServerConfig, now: Millis): boolean {
   const { noted } = state.durable;
   if (noted === null || !noted.members.includes(server.name)) return false;
   const maxAgeMs = state.config.timing.suspectMs;
   const report = youngReport(state, server.id, { now, maxAgeMs });
-  if (report === null || (state.heard.get(server.id)?.at ?? 0) < state.notedAt) return false;
+  if (report === null || (state.heard.get(server.id)?.at ?? 0) < state.notedAt) {
+    return seenAt(state, server) >= sinceOf(state, "retire", server.id);
+  }
   if (report.reading === true) return true;
   const position = standsAt(report);
   return position !== null && position.seqno >= 0 && noted.fingerprint.startsWith(position.uuid);
+}
+
+/** When a member of the noted view was last heard of; the start, if an earlier life may have. */
+function seenAt(state: ArbitratorState, { id }: DbServerConfig): Millis {
+  const startedAt = state.armedAt - state.config.outwaitMs;
+  return Math.max(state.heard.get(id)?.at ?? startedAt, state.notedAt);
 }
 
 /** After a full outage: which server begins. */

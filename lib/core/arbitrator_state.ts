@@ -240,6 +240,11 @@ export function standingOf(state: ArbitratorState, verb: Standing["verb"]): read
   return state.durable.standing.filter((standing) => standing.verb === verb);
 }
 
+/** Since when an order stands in this life; ages ago, if it does not. */
+export function sinceOf(state: ArbitratorState, verb: Standing["verb"], about: string): Millis {
+  return state.standingSince.get(deadlineKey({ verb, about })) ?? Number.NEGATIVE_INFINITY;
+}
+
 /** The server's latest report if it is not older than `maxAgeMs`. */
 export function youngReport(
   state: ArbitratorState,
@@ -251,17 +256,41 @@ export function youngReport(
   return heard.report;
 }
 
+/** An epoch whose fork point nobody remembers: every position differs from it. */
+export function unknownFork(epoch: number, segment: string): EpochRecord {
+  return { epoch, segment, forkPoint: { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 } };
+}
+
+/**
+ * Is that an epoch which the store has never granted: it was lost, and re-armed while the server that
+ * served under it was not heard.
+ */
+export function isForgotten({ durable }: ArbitratorState, epoch: number): boolean {
+  const { epochs } = durable;
+  if (epoch === 0 || epochs.some((record) => record.epoch === epoch)) return false;
+  return epochs.length < EPOCHS_MAX || epoch > (epochs[0]?.epoch ?? 0);
+}
+
+/**
+ * Epochs that began after the one that a server last served under. Where the store does not know that
+ * one, it cannot tell where the later ones have left its lineage.
+ */
+export function epochsAfter(state: ArbitratorState, epochServed: number): EpochRecord[] {
+  const later = state.durable.epochs.filter(({ epoch }) => epoch > epochServed);
+  if (later.length === 0 || !isForgotten(state, epochServed)) return later;
+  return later.map(({ epoch, segment }) => unknownFork(epoch, segment));
+}
+
 /** May a position have rows beyond a fork point that came after that epoch, or is one no longer kept. */
 export function isBeyond(
-  { durable: { epochs } }: ArbitratorState,
+  state: ArbitratorState,
   epochServed: number,
   position: Position | null,
 ): boolean {
-  const oldest = epochs[0]?.epoch ?? 0;
-  if (epochs.length >= EPOCHS_MAX && oldest > epochServed + 1) return true;
-  return epochs.some(
-    ({ epoch, forkPoint }) =>
-      epoch > epochServed &&
+  const { epochs } = state.durable;
+  if (epochs.length >= EPOCHS_MAX && (epochs[0]?.epoch ?? 0) > epochServed + 1) return true;
+  return epochsAfter(state, epochServed).some(
+    ({ forkPoint }) =>
       forkPoint !== null &&
       (position === null || forkPoint.uuid !== position.uuid || position.seqno > forkPoint.seqno),
   );
@@ -275,7 +304,7 @@ export interface Stood {
 
 /**
  * The newest epoch up to that one of which a server at that position can have rows: an epoch's rows come
- * after its fork point. Numbers without a record were void, or renamed an epoch.
+ * after its fork point. Numbers without a record were void.
  */
 function withRows(
   { durable: { epochs } }: ArbitratorState,
@@ -284,11 +313,11 @@ function withRows(
 ): number {
   let disproved = false;
   for (const { epoch, forkPoint } of epochs.toReversed()) {
-    if (epoch > served) continue;
+    // Where nothing has forked, the rows are those of the epoch before.
+    if (epoch > served || forkPoint === null) continue;
     const within =
       position !== null &&
       position.seqno >= 0 &&
-      forkPoint !== null &&
       forkPoint.uuid === position.uuid &&
       position.seqno <= forkPoint.seqno;
     if (!within) return epoch;

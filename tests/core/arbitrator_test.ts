@@ -419,6 +419,46 @@ describe("a store that cannot be trusted", () => {
     expect(own?.arbitrator?.start).toBe("join");
   });
 
+  test("re-armed without hearing all, it takes the newest epoch heard of as one served under", () => {
+    const story = new ArbitratorStory({ observing: "the store is lost" });
+    story.reports(["a1"], { epochSeen: 3 });
+    story.reports(["a2"], down(100, { epochSeen: 3 }));
+    story.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } });
+    story.reports(["a1"], { view: ["a1", "b1", "b2"], epochSeen: 3 });
+    const ack = story.report("a2", down(100, { epochSeen: 3 }));
+    expect(ack?.arbitrator).toMatchObject({ start: "reseed", epochs: [{ epoch: 3 }] });
+    const all = new ArbitratorStory({ observing: "the store is lost" });
+    all.reports(ALL, { epochSeen: 3 });
+    all.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } });
+    expect(all.state.durable).toMatchObject({ epoch: 4, epochs: [] });
+  });
+
+  test("re-armed it learns of an epoch that nobody had told it of, from whoever served under it", () => {
+    const story = new ArbitratorStory({ observing: "the store is lost" });
+    story.reports(DC1, {});
+    story.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } });
+    story.pass(story.config.outwaitMs + 1);
+    story.report("b1", { epochSeen: 1, epochServed: 1 });
+    expect(story.logged()).toContain("epoch_recalled");
+    story.report("a1", { view: ["a1", "b1", "b2"] });
+    expect(story.report("a2", down(100))?.arbitrator?.start).toBe("reseed");
+    // Nor is that one in line with an epoch granted before it was heard.
+    const late = new ArbitratorStory({
+      durable: {
+        ...calmArbitrator().state.durable,
+        epoch: 2,
+        epochs: [{ epoch: 2, segment: "dc1", forkPoint: { uuid: STATE_UUID, seqno: 500 } }],
+      },
+    });
+    late.report("a1", { view: DC1, epochSeen: 2, epochServed: 2 });
+    const ask = (epochServed: number) =>
+      late.report("b1", down(100, { epochSeen: 1, epochServed }))?.arbitrator;
+    expect(ask(1)?.start).toBe("reseed");
+    late.report("a1", { view: ["a1", "a2", "b1"], epochSeen: 2, epochServed: 2 });
+    late.report("a1", { view: DC1, epochSeen: 2, epochServed: 2 });
+    expect(ask(0)?.start).toBe("join");
+  });
+
   test("without a memory it notes no view of a server that slept through an epoch that another served under", () => {
     const story = new ArbitratorStory({ observing: "the store is missing" });
     story.reports(DC1, down(241, { epochSeen: 3, epochServed: 3 }));
@@ -577,7 +617,10 @@ describe("full outage", () => {
     ];
     for (const { name, a1, a2, b1, begins, fork, began = FORK } of cases)
       test(name, () => {
-        const epochs = [{ epoch: 5, segment: "dc1", forkPoint: began }];
+        const epochs = [
+          { epoch: 5, segment: "dc1", forkPoint: began },
+          { epoch: 7, segment: "dc1", forkPoint: null },
+        ];
         const story = calmArbitrator({ durable: { epoch: 7, epochs } });
         story.pass(20_000);
         for (const [server, [seqno, says]] of Object.entries({ a1, a2, b1 }))
@@ -608,6 +651,23 @@ describe("full outage", () => {
     story.reports(["a1", "a2", "b1"], down(100));
     story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
     expect(story.orders()).toHaveLength(1);
+  });
+
+  test("outage.silent: nor does a retirement speak of what a server did after it", () => {
+    const story = calmArbitrator();
+    story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+    story.pass(100).report("b2");
+    story.pass(20_000);
+    story.effects = [];
+    story.reports(["a1", "a2", "b1"], down(100));
+    expect(story.verdict("dc1").because).toContain("b2 may know more");
+    // Nor what it may have done in an earlier life of this process.
+    const again = new ArbitratorStory({ durable: story.state.durable });
+    again.pass(20_000).reports(["a1", "a2", "b1"], down(100));
+    expect(again.verdict("dc1").because).toContain("b2 may know more");
+    const force = { segment: "dc1", allowDataLoss: true, ...LOSS, ...SIGNED };
+    again.person({ verb: "make_primary", parameters: force });
+    expect(again.orders()).toHaveLength(1);
   });
 
   test("outage.position: a server that cannot say where it stands holds everything up", () => {
