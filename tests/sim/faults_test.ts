@@ -299,6 +299,22 @@ describe("full outages and returns", () => {
     stage.endsWell();
   });
 
+  test("everything loses power and one that served on although it was retired is silent: its commits count", () => {
+    const stage = new Stage();
+    stage.order({ verb: "retire", parameters: { ...SIGNED, node: "b2" } });
+    stage.run(5000);
+    stage.powerOff(stage.all());
+    stage.powerOn(["a1", "a2", "b1"]);
+    stage.run(60_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.verdict("dc1").because).toContain("b2 may know more");
+    stage.powerOn(["b2"]);
+    stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+    stage.order({ verb: "restore", parameters: { ...SIGNED, node: "b2" } });
+    stage.run(1000);
+    stage.endsWell();
+  });
+
   test("dc1 commits alone and dies, dc2 is asked to take over: refused without --allow-data-loss, and dc1 comes back only by full transfer", () => {
     const stage = new Stage();
     stage.cutSites();

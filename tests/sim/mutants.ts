@@ -28,6 +28,7 @@ const RULES = "lib/core/arbitrator_rules.ts";
 const ARBITRATOR = "lib/core/arbitrator.ts";
 const ARBITRATOR_STATE = "lib/core/arbitrator_state.ts";
 const OUTAGE = "lib/core/arbitrator_outage.ts";
+const PERSONS = "lib/core/arbitrator_orders.ts";
 const SERVER = "lib/core/dbserver.ts";
 const STATE = "lib/core/dbserver_state.ts";
 const ORDERS = "lib/core/dbserver_orders.ts";
@@ -842,6 +843,35 @@ export const MUTANTS: readonly Mutant[] = [
         file: SERVER,
         from: "if (!state.guards) return;",
         to: "if (state.guards) return;",
+      },
+    ],
+  },
+  {
+    id: "retired.silent",
+    breaks: "A retired server that has served on and is silent after a full outage has no commits",
+    scenario: "one that served on although it was retired is silent",
+    edits: [
+      {
+        file: OUTAGE,
+        from: 'return seenAt(state, server) >= sinceOf(state, "retire", server.id);',
+        to: "return false;",
+      },
+    ],
+  },
+  {
+    id: "rearm.forgets",
+    breaks: "A re-armed arbitrator takes epochs that it does not know for none",
+    scenario: "re-armed before anybody of dc2 is heard",
+    edits: [
+      {
+        file: PERSONS,
+        from: "(allHeard ? epochServed : epochSeen)",
+        to: "(allHeard ? 0 * epochServed : 0 * epochSeen)",
+      },
+      {
+        file: ARBITRATOR,
+        from: "if (state.observing !== null || epochServed > epoch) return;",
+        to: "if (state.observing !== null || epochServed >= 0) return;",
       },
     ],
   },

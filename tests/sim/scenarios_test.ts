@@ -716,6 +716,33 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
+  test("H20: the store is lost and re-armed before anybody of dc2 is heard, who has served alone since: dc1 joins only by full transfer", () => {
+    const { stage, fork } = longerLoser();
+    stage.powerOff(stage.of("dc1"));
+    stage.world.spoilStore("lost");
+    stage.heal();
+    stage.cut(stage.site("dc2"), ["arbitrator"], { net: "messages" });
+    stage.run(2000);
+    stage.powerOn(stage.of("dc1"));
+    stage.run(5000);
+    stage.order({
+      verb: "resume",
+      parameters: { who: "operator", why: "store lost", rearm: true },
+    });
+    stage.until("it is re-armed", () => stage.store.epoch > 0);
+    expect(stage.position("a1").seqno).toBeGreaterThan(fork);
+    const starts: string[] = [];
+    const { note } = stage.world;
+    stage.world.note = (text) => {
+      if (/^a\d: start /.test(text)) starts.push(text);
+      note.call(stage.world, text);
+    };
+    stage.heal();
+    stage.until("dc1 is told", () => starts.length === 2, 60_000);
+    expect(starts.sort()).toEqual(["a1: start reseed", "a2: start reseed"]);
+    stage.endsWell();
+  });
+
   test("H21: dc1 is isolated and a mariadbd of it hangs, so that the fence blocks: it is killed within lease and fence time", () => {
     const stage = new Stage();
     stage.isolate("dc1");
