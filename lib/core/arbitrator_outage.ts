@@ -7,9 +7,11 @@ import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Ack, Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
+import { fingerprintMembers } from "../wsrep_status.ts";
 import { longSilent } from "./arbitrator_rules.ts";
 import {
   type ArbitratorState,
+  epochCertain,
   epochsReached,
   isBeyond,
   namesOf,
@@ -39,13 +41,34 @@ export function beyondFork(state: ArbitratorState, report: Report): boolean {
 /**
  * Is there a Primary view without this stopped server: one that was formed after its end. The others
  * may still be stalled in the view that it was in, and where that ends in a promotion the fork point
- * is not known yet: what it may have beyond it would go unnoticed, by Galera too.
+ * is not known yet: what it may have beyond it would go unnoticed, by Galera too. A view of an older
+ * lineage, which stayed Primary without a grant, is none: what this server has of a newer epoch would end
+ * with its joining that.
  */
-function goneOnWithout(state: ArbitratorState, name: string, now: Millis): boolean {
+function goneOnWithout(
+  state: ArbitratorState,
+  stopped: { readonly name: string; readonly report: Report },
+  now: Millis,
+): boolean {
+  const { name, report } = stopped;
+  const epoch = epochCertain(state, { report, position: report.position });
   return state.config.servers.some((server) => {
-    const report = youngReport(state, server.id, { now, maxAgeMs: state.config.timing.suspectMs });
-    return report?.primary === "yes" && !namesOf(report).has(name);
+    const maxAgeMs = state.config.timing.suspectMs;
+    const other = youngReport(state, server.id, { now, maxAgeMs });
+    if (other?.primary !== "yes" || namesOf(other).has(name)) return false;
+    return other.epochServed >= epoch || isOfHolder(state, { server, report: other, epoch });
   });
+}
+
+/** Is it a server that the open epoch was granted with, in whose view all of that epoch's rows are. */
+function isOfHolder(
+  { durable: { grant } }: ArbitratorState,
+  other: { readonly server: DbServerConfig; readonly report: Report; readonly epoch: number },
+): boolean {
+  const { server, report, epoch } = other;
+  if (grant === null || grant.segment !== server.segment || grant.epoch < epoch) return false;
+  const component = fingerprintMembers(grant.expectedFingerprint ?? "");
+  return report.gcommUuid !== null && component.includes(report.gcommUuid);
 }
 
 /**
@@ -83,7 +106,7 @@ function isNext(state: ArbitratorState, from: PartyId, now: Millis): boolean {
   return config.servers.every(({ id, name }) => {
     if (id === from || own <= (turns.get(id) ?? never)) return true;
     const report = youngReport(state, id, { now, maxAgeMs });
-    return report?.running !== "down" || !goneOnWithout(state, name, now);
+    return report?.running !== "down" || !goneOnWithout(state, { name, report }, now);
   });
 }
 
@@ -109,7 +132,7 @@ export function startVerdict(
   // One that is on its way up has somebody to join.
   if (report.running === "unknown") return somebodyPrimary(state, now) ? "join" : "wait";
   const name = state.config.serverById.get(from)?.name ?? "";
-  if (!goneOnWithout(state, name, now) || !mayJoin(state, from, now)) return "wait";
+  if (!goneOnWithout(state, { name, report }, now) || !mayJoin(state, from, now)) return "wait";
   return report.diverged || beyondFork(state, report) ? "reseed" : "join";
 }
 

@@ -326,6 +326,12 @@ function withRows(
   return disproved ? 0 : served;
 }
 
+/** The newest epoch of which a server is certain to have rows. */
+export function epochCertain(state: ArbitratorState, { report, position }: Stood): number {
+  const { epochServed, epochBefore = epochServed } = report;
+  return withRows(state, epochBefore, position);
+}
+
 /**
  * The epoch by which each of these servers is compared before its seqno is. A number alone is no row: it
  * rises with the grant, while the holder may still stand in the joint view with everybody else, and end
@@ -340,11 +346,7 @@ function withRows(
  * What was acknowledged under an epoch alone, by one that saw it, thus goes before any seqno.
  */
 export function epochsReached(state: ArbitratorState, stood: readonly Stood[]): readonly number[] {
-  let certain = 0;
-  for (const { report, position } of stood) {
-    const { epochServed, epochBefore = epochServed } = report;
-    certain = Math.max(certain, withRows(state, epochBefore, position));
-  }
+  const certain = Math.max(0, ...stood.map((each) => epochCertain(state, each)));
   return stood.map(({ report, position }) =>
     Math.min(certain, withRows(state, report.epochServed, position)),
   );

@@ -973,11 +973,13 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
   const guest = config.segments.some(
     ({ name }) => name !== self.segment && holdsMajority(config, name, names, retired),
   );
-  if (guest || servesBeside(turn) || nobodyElse(turn)) return Number.POSITIVE_INFINITY;
   // Where another segment holds an epoch since, no answer will ever be a grant.
   const barred = state.epochs.some(
     ({ epoch, segment }) => segment !== state.self.segment && epoch > state.durable.epochServed,
   );
+  // Then whoever is down has newer rows, which would end with its joining this view.
+  const needed = !barred && nobodyElse(turn);
+  if (guest || servesBeside(turn) || needed) return Number.POSITIVE_INFINITY;
   const asked = barred ? state.viewSince : Math.max(state.viewSince, state.arbitratorAt);
   return asked + graceMs;
 }

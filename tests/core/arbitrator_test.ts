@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import type { Grant } from "../../lib/core/arbitrator_state.ts";
 import { healthNow } from "../../lib/core/arbitrator_summary.ts";
 import type { Position, Report } from "../../lib/message/dbserver.ts";
 import type { BodyOf } from "../../lib/message/mod.ts";
@@ -784,7 +785,7 @@ describe("full outage", () => {
       story.report("a1", down(seqno, changes))?.arbitrator?.start;
     // Still in the view that it was in: a promotion may follow, whose fork point nobody knows yet.
     expect(start(100)).toBe("wait");
-    story.report("b1", { view: ["a2", "b1", "b2"] });
+    story.report("b1", { view: ["a2", "b1", "b2"], epochServed: 5 });
     expect(start(100)).toBe("join");
     expect(start(101)).toBe("reseed");
     expect(start(101, { epochServed: 5 })).toBe("join");
@@ -792,6 +793,48 @@ describe("full outage", () => {
     expect(start(100, { diverged: true })).toBe("reseed");
     story.pass(10_000);
     expect(start(100)).toBe("wait");
+  });
+
+  test("a stopped server with rows of an epoch joins no Primary of an older lineage, but one that the epoch was granted with", () => {
+    const forkPoint = { uuid: STATE_UUID, seqno: 100 };
+    const start = (
+      held: boolean,
+      options: {
+        readonly at?: number;
+        readonly says?: Partial<Report>;
+        readonly served?: number;
+      } = {},
+    ) => {
+      const { at = 101, says = { epochServed: 5 }, served = 0 } = options;
+      const grant: Grant = {
+        epoch: 5,
+        segment: "dc2",
+        kind: "form",
+        target: "dbserver.3",
+        expectedFingerprint: printOf(DC2, false),
+        forkPoint,
+        basis: "outwaited",
+        order: "done",
+        changesSegment: true,
+      };
+      const story = calmArbitrator({
+        durable: {
+          epoch: 5,
+          epochs: [{ epoch: 5, segment: "dc2", forkPoint }],
+          ...(held ? { grant } : {}),
+        },
+      });
+      story.report("b1", down(at, says));
+      if (held) story.report("b2", { view: ["b2"], epochServed: served });
+      else story.reports(DC1, { view: DC1, epochServed: served });
+      return story.report("b1", down(at, says))?.arbitrator?.start;
+    };
+    expect(start(false)).toBe("wait");
+    expect(start(false, { served: 5 })).toBe("join");
+    // At its fork point it has nothing of the epoch, and a claim alone is none.
+    expect(start(false, { at: 100 })).toBe("join");
+    expect(start(false, { says: { epochServed: 5, epochBefore: 0 } })).toBe("join");
+    expect(start(true)).toBe("join");
   });
 
   test("servers join one after another: the next when the first is a member, or has had its time", () => {

@@ -585,6 +585,28 @@ describe("Primary alone, fenced, with less than it needs", () => {
     expect(three(starting).has("kill")).toBe(false);
   });
 
+  test("it is killed where those who are down hold a newer epoch: their rows would end with their joining it", () => {
+    const barred = (segment: string) => {
+      const story = servingServer("b1", { config: THREE });
+      const view = ["a1", "b1", "b2"];
+      story.polled(statusOf(view, { lastCommitted: 101 }));
+      story.end("fence");
+      const forkPoint = { uuid: STATE_UUID, seqno: 100 };
+      story.leased({
+        promise: null,
+        arbitrator: { epoch: 5, epochs: [{ epoch: 5, segment, forkPoint }] },
+      });
+      for (let second = 0; second < 5; second++) {
+        for (const name of ["a2", "a3", "b3"]) hearPeer(story, name, down(90));
+        story.polled(statusOf(view, { lastCommitted: 101, rejecting: true }));
+        story.pass(1_000);
+      }
+      return story.has("kill");
+    };
+    expect(barred("dc1")).toBe(true);
+    expect(barred("dc2")).toBe(false);
+  });
+
   test("it is killed where another one runs, or may have been started as a Primary", () => {
     expect(three({ primary: "no", fenced: true }).has("kill")).toBe(true);
     expect(three({ ...starting, adopted: true }).has("kill")).toBe(true);

@@ -740,6 +740,12 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    id: "join.older",
+    breaks: "A stopped server joins any Primary, whatever lineage that is of",
+    scenario: "it joins nobody of the older lineage",
+    edits: [{ file: OUTAGE, from: "return other.epochServed >= epoch ||", to: "return true ||" }],
+  },
+  {
     id: "outage.silent.ignored",
     breaks: "After a full outage one begins before all have said where they stand",
     scenario: "everything loses power and one never returns",
@@ -775,8 +781,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: OUTAGE,
-        from: 'return report?.primary === "yes" && !namesOf(report).has(name);',
-        to: 'return report?.primary === "yes" && name !== "";',
+        from: 'other?.primary !== "yes" || namesOf(other).has(name)',
+        to: 'other?.primary !== "yes" || name === ""',
       },
     ],
   },
@@ -800,7 +806,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SERVER,
-        from: "if (guest || servesBeside(turn) || nobodyElse(turn)) return",
+        from: "if (guest || servesBeside(turn) || needed) return",
         to: "if (names.size < 0 && guest) return",
       },
     ],

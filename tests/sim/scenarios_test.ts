@@ -610,6 +610,25 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
+  test("H19: heavy dc1 stays Primary without a grant, dc2 commits alone under its own and ends: it joins nobody of the older lineage", () => {
+    const stage = new Stage({
+      weights: HEAVY_3_2,
+      guards: true,
+      galera: { bootMs: [200, 300], mergeMs: [50, 60] },
+    });
+    stage.isolate("dc1");
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.until("dc1 is Primary by itself", () => stage.view("a1").length === 3);
+    const { seqno } = stage.position("b1");
+    stage.powerOff(stage.of("dc2"));
+    expect(stage.primary("a1")).toBe(true);
+    stage.always("dc2 keeps its rows", () => stage.position("b1").seqno >= seqno);
+    stage.powerOn(stage.of("dc2"));
+    stage.heal();
+    stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+    stage.endsWell();
+  });
+
   test("H20: the arbitrator is suspended over a cut that heals and wakes with stale evidence: it grants nothing", () => {
     const stage = new Stage();
     stage.cutSites();
