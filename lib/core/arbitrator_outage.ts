@@ -60,6 +60,23 @@ function goneOnWithout(
   });
 }
 
+/**
+ * Do servers say that they are Primary in views without a common member: one of them ends itself soon, as it
+ * has no grant. Two Primaries do not notice each other, but a third server that meets both makes them
+ * collide, and it may be the one with the newer rows that has to go (measured).
+ */
+function twoPrimaries(state: ArbitratorState, now: Millis): boolean {
+  const maxAgeMs = state.config.timing.suspectMs;
+  const views = new Map<string, ReadonlySet<string>>();
+  for (const { id } of state.config.servers) {
+    const report = youngReport(state, id, { now, maxAgeMs });
+    if (report?.primary === "yes" && report.fingerprint !== null)
+      views.set(report.fingerprint, namesOf(report));
+  }
+  const all = [...views.values()];
+  return all.some((one) => all.some((other) => one.isDisjointFrom(other)));
+}
+
 /** Is it a server that the open epoch was granted with, in whose view all of that epoch's rows are. */
 function isOfHolder(
   { durable: { grant } }: ArbitratorState,
@@ -132,6 +149,7 @@ export function startVerdict(
   // One that is on its way up has somebody to join.
   if (report.running === "unknown") return somebodyPrimary(state, now) ? "join" : "wait";
   const name = state.config.serverById.get(from)?.name ?? "";
+  if (twoPrimaries(state, now)) return "wait";
   if (!goneOnWithout(state, { name, report }, now) || !mayJoin(state, from, now)) return "wait";
   return report.diverged || beyondFork(state, report) ? "reseed" : "join";
 }

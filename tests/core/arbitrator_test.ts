@@ -837,6 +837,21 @@ describe("full outage", () => {
     expect(start(true)).toBe("join");
   });
 
+  test("while two Primaries without a common member are reported nobody starts, and then again", () => {
+    const story = calmArbitrator();
+    const start = () => story.report("a2", down(100))?.arbitrator?.start;
+    story.report("a1", { view: ["a1"] });
+    story.reports(DC2, { view: DC2 });
+    expect(start()).toBe("wait");
+    // Reports of one view and of the next have members in common.
+    story.report("a1", { view: ["a1", "b1"] });
+    expect(start()).toBe("join");
+    story.report("a1", { view: ["a1"] });
+    expect(start()).toBe("wait");
+    story.report("a1", down(100));
+    expect(start()).toBe("join");
+  });
+
   test("servers join one after another: the next when the first is a member, or has had its time", () => {
     const story = calmArbitrator();
     const alone = (view: readonly string[]) => story.reports(DC2, { view: [...view] });

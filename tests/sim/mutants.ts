@@ -746,6 +746,12 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [{ file: OUTAGE, from: "return other.epochServed >= epoch ||", to: "return true ||" }],
   },
   {
+    id: "start.beside.two",
+    breaks: "A stopped server starts while two Primaries stand, which collide where it joins",
+    scenario: "nobody starts who would make them collide",
+    edits: [{ file: OUTAGE, from: 'if (twoPrimaries(state, now)) return "wait";', to: "" }],
+  },
+  {
     id: "outage.silent.ignored",
     breaks: "After a full outage one begins before all have said where they stand",
     scenario: "everything loses power and one never returns",

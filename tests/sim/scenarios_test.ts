@@ -629,6 +629,25 @@ describe("holes of earlier rules", () => {
     stage.endsWell();
   });
 
+  test("dc2 serves and heavy dc1 stays Primary, closed: while both are reported nobody starts who would make them collide", () => {
+    const stage = new Stage({
+      weights: HEAVY_3_2,
+      guards: true,
+      galera: { bootMs: [50, 60], mergeMs: [50, 60] },
+    });
+    stage.isolate("dc1");
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.until("dc1 is Primary by itself", () => stage.view("a1").length === 3);
+    stage.heal();
+    stage.kill(["a1"]);
+    const beside = () => stage.primary("a2") && stage.primary("b1") && stage.view("a2").length <= 3;
+    stage.always("a1 does not run while two are Primary", () => !beside() || !stage.runs("a1"));
+    stage.always("dc2 serves on", () => stage.serves("b1"));
+    stage.until("dc1 has ended", () => !stage.primary("a2"));
+    stage.until("a1 runs again", () => stage.runs("a1"));
+    stage.endsWell();
+  });
+
   test("H20: the arbitrator is suspended over a cut that heals and wakes with stale evidence: it grants nothing", () => {
     const stage = new Stage();
     stage.cutSites();
