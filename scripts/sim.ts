@@ -1,23 +1,29 @@
 /**
- * The simulator from the command line.
- *
- *   bun scripts/sim.ts run N [--first SEED] [--seconds S] [--resume FILE] [--jobs J] [--heavy] [--keep] [--kinds a,b]
- *   bun scripts/sim.ts replay SEED [--heavy] [--kinds a,b] [--shrink]
- *
- * `run` plays N histories with fresh seeds, prints the first one, tells every few seconds how far it is,
- * and ends at the first violation (with --keep after all): that story is made shorter and told. Its last
- * line has the figures, the counted faults among them. Without --jobs it uses every core. A run that was
- * bounded by --seconds, or interrupted, goes on where it ended if --resume names the same file again.
+ * The simulator from the command line. `run` plays N histories with fresh seeds, prints the first one, tells
+ * every few seconds how far it is, and ends at the first violation (with --keep after all): that story is
+ * made shorter and told. Its last line has the figures, the counted faults among them. A run that was bounded
+ * by --seconds, or interrupted, goes on where it ended if --resume names the same file again.
  * Exit 0 only without a violation, 130 if it was interrupted.
  */
 import { availableParallelism } from "node:os";
-import { parseArgs } from "node:util";
-import { UsageError } from "../lib/cli.ts";
-import { formatError } from "../lib/errors.ts";
+import { EXIT_FAILED, parseArguments, runScript, UsageError } from "../lib/cli.ts";
 import { FAULT_KINDS, run, type Story, shrink, storyOf } from "../tests/sim/swarm.ts";
 import { counted, figures, merge, newTally, type Tally } from "../tests/sim/tally.ts";
 import { readLedger, sumOf, writeLedger } from "../tests/support/ledger.ts";
 import { type HistoryOptions, playMany, work } from "../tests/support/many_histories.ts";
+
+const USAGE = `
+Usage: sim.ts run N [options]        plays N histories with fresh seeds
+       sim.ts replay SEED [options]  tells one again
+  --heavy         weights that leave one segment more than half
+  --kinds A,B     only these kinds of faults
+  --first SEED    run: begin with this seed
+  --jobs J        run: processes at work at once (default: one per core)
+  --keep          run: go on after a violation
+  --seconds S     run: end after that time
+  --resume FILE   run: go on where the run that named this file ended
+  --shrink        replay: tell the shortest story that still fails
+`;
 
 /** Runs that making a story shorter may take. */
 const SHRINK_RUNS = 150;
@@ -34,50 +40,59 @@ interface RunOptions extends HistoryOptions {
 }
 
 async function main(): Promise<number> {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: {
-      first: { type: "string" },
-      heavy: { type: "boolean", default: false },
-      shrink: { type: "boolean", default: false },
-      seconds: { type: "string" },
-      resume: { type: "string" },
-      jobs: { type: "string", default: String(Math.min(availableParallelism(), JOBS_MAX)) },
-      keep: { type: "boolean", default: false },
-      kinds: { type: "string" },
-    },
+  const { values, words } = parseArguments(USAGE, {
+    first: { type: "string" },
+    heavy: { type: "boolean" },
+    shrink: { type: "boolean" },
+    seconds: { type: "string" },
+    resume: { type: "string" },
+    jobs: { type: "string" },
+    keep: { type: "boolean" },
+    kinds: { type: "string" },
   });
-  const [command, argument] = positionals;
+  const [command, argument] = words;
   if (command === "work") {
     await work();
     return 0;
   }
-  const number = Number(argument);
-  const jobs = Number(values.jobs);
-  const first = values.first === undefined ? null : Number(values.first);
-  const seconds = values.seconds === undefined ? Number.POSITIVE_INFINITY : Number(values.seconds);
-  const wrong = [number, first ?? 0, jobs].some((n) => !Number.isSafeInteger(n));
-  if (wrong || Number.isNaN(seconds) || jobs < 1 || jobs > JOBS_MAX) return usage();
-  const wanted = values.kinds?.split(",");
-  const kinds = FAULT_KINDS.filter((kind) => wanted?.includes(kind) ?? true);
-  if (wanted !== undefined && kinds.length !== wanted.length) return usage();
-  const { heavy, keep, resume: ledger = null } = values;
+  const { heavy = false, keep = false, shrink: shorten = false, resume: ledger = null } = values;
+  const kinds = kindsOf(values.kinds);
   switch (command) {
-    case "run":
-      return await runAll(number, { heavy, keep, kinds, seconds, first, jobs, ledger });
+    case "run": {
+      const jobs = whole("--jobs", values.jobs ?? `${Math.min(availableParallelism(), JOBS_MAX)}`);
+      const seconds = Number(values.seconds ?? Number.POSITIVE_INFINITY);
+      if (jobs < 1 || jobs > JOBS_MAX) throw wrong(`--jobs is 1 to ${JOBS_MAX}, not ${jobs}`);
+      if (Number.isNaN(seconds)) throw wrong(`--seconds is a number, not ${values.seconds}`);
+      const first = values.first === undefined ? null : whole("--first", values.first);
+      const count = whole("The number of histories", argument);
+      return await runAll(count, { heavy, keep, kinds, seconds, first, jobs, ledger });
+    }
     case "replay":
-      return replay(storyOf(number, { heavy, kinds }), { shorten: values.shrink });
+      return replay(storyOf(whole("The seed", argument), { heavy, kinds }), { shorten });
     default:
-      return usage();
+      throw wrong(command === undefined ? "Nothing is asked for" : `What is ${command}?`);
   }
 }
 
-function usage(): number {
-  console.error("usage: sim.ts run N [--first SEED] [--seconds S] [--resume FILE] [--jobs J]");
-  console.error("                  [--heavy] [--keep]");
-  console.error("       sim.ts replay SEED [--heavy] [--shrink]");
-  console.error(`       --kinds: ${FAULT_KINDS.join(",")}`);
-  return 2;
+/** @throws UsageError if that is no whole number */
+function whole(what: string, value: string | undefined): number {
+  const number = Number(value ?? Number.NaN);
+  if (value === "" || !Number.isSafeInteger(number))
+    throw wrong(`${what} is a whole number, not ${value ?? "left out"}`);
+  return number;
+}
+
+/** @throws UsageError if a kind is unknown */
+function kindsOf(named: string | undefined): HistoryOptions["kinds"] {
+  const wanted = named?.split(",");
+  const unknown = wanted?.find((kind) => !FAULT_KINDS.some((known) => known === kind));
+  if (unknown !== undefined)
+    throw wrong(`There is no fault ${unknown}`, `The faults: ${FAULT_KINDS.join(", ")}`);
+  return FAULT_KINDS.filter((kind) => wanted?.includes(kind) ?? true);
+}
+
+function wrong(what: string, hint = "See --help"): UsageError {
+  return new UsageError(what, { hint });
 }
 
 function freshSeed(): number {
@@ -134,7 +149,7 @@ async function runAll(count: number, options: RunOptions): Promise<number> {
   if (worst !== undefined) replay(storyOf(worst.seed, options), { shorten: true });
   else if (next < first + count) console.log(`  next seed ${next}`);
   console.log(figures(all, { first, seconds: spent() }));
-  if (violations.length > 0) return 1;
+  if (violations.length > 0) return EXIT_FAILED;
   return interrupted ? EXIT_INTERRUPTED : 0;
 }
 
@@ -164,14 +179,7 @@ function replay(from: Story, options: { readonly shorten: boolean }): number {
       `${outcome.steps} events in ${Math.round(outcome.simulatedMs / 1000)} s`,
     ].join(", "),
   );
-  return outcome.violations.length > 0 ? 1 : 0;
+  return outcome.violations.length > 0 ? EXIT_FAILED : 0;
 }
 
-if (import.meta.main) {
-  try {
-    process.exitCode = await main();
-  } catch (error) {
-    console.error(formatError(error));
-    process.exitCode = error instanceof UsageError ? 2 : 1;
-  }
-}
+if (import.meta.main) await runScript(main);
