@@ -1104,6 +1104,8 @@ function manage(turn: Turn): void {
   set(turn, { handling: "start", startVerdict: "wait" });
   if (mode === "reseed") {
     set(turn, { diverged: false, reseedFor: null });
+    // What it served under stays: no later than the donor's, it claims nothing that the copy lacks, and
+    // without it a watchdog restarted before the door opens would hold every fork point against the copy.
     keep(turn, { leftPrimary: null });
   }
   turn.effects.push({ do: "start", mode, position: state.position, donor });
