@@ -284,8 +284,8 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
  */
 function recallEpoch(turn: Turn, from: PartyId, { epochServed }: Report): void {
   const { state } = turn;
-  const { epochs, epoch, primarySegment } = state.durable;
-  if (state.observing !== null || epochServed > epoch) return;
+  const { epochs, primarySegment } = state.durable;
+  if (state.observing !== null) return;
   if (epochServed <= (epochs.at(-1)?.epoch ?? 0) || !isForgotten(state, epochServed)) return;
   const segment = state.config.serverById.get(from)?.segment ?? primarySegment;
   note(turn, { epochs: [...epochs, unknownFork(epochServed, segment)].slice(-EPOCHS_MAX) });
@@ -478,13 +478,7 @@ function makeVoid(turn: Turn, grant: Grant): void {
       ...undo,
       // An earlier holder goes on as the newest: servers have heard of the number that is void.
       ...(undo.grant === null ? {} : { epoch: next, grant: { ...undo.grant, epoch: next } }),
-      epochs: [
-        ...state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
-        // Nothing has forked there.
-        ...(undo.grant === null
-          ? []
-          : [{ epoch: next, segment: undo.grant.segment, forkPoint: null }]),
-      ].slice(-EPOCHS_MAX),
+      epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
     });
   }
   set(turn, {

@@ -238,6 +238,9 @@ export function tendDeadlines(turn: Turn): void {
   if (news || left.length !== deadlines.length) keepInMind(turn, { deadlines: left });
 }
 
+/** So many epochs may have been granted that only the servers which are not heard know of. */
+const UNHEARD_EPOCHS = EPOCHS_MAX;
+
 /** Puts an arbitrator that has lost its state back to work, with the servers' memories. */
 function rearm(turn: Turn): void {
   const { state, now } = turn;
@@ -253,6 +256,8 @@ function rearm(turn: Turn): void {
     ...reports.map(({ epochServed, epochSeen }) => (allHeard ? epochServed : epochSeen)),
   );
   const forgotten = served > state.durable.epoch;
+  // Higher than any epoch that a server has heard of, so that none is granted twice.
+  const epoch = Math.max(state.durable.epoch, ...seen) + (allHeard ? 1 : UNHEARD_EPOCHS);
   note(turn, {
     storeId: bound,
     // What a store noted that has missed an epoch is not the newest, so it proves nothing.
@@ -263,8 +268,8 @@ function rearm(turn: Turn): void {
       ...state.durable.epochs,
       ...(forgotten ? [unknownFork(served, state.durable.primarySegment)] : []),
     ].slice(-EPOCHS_MAX),
-    // Higher than any epoch that a server has heard of, so that none is granted twice.
-    epoch: Math.max(state.durable.epoch, ...seen) + 1,
+    epoch,
+    rearmed: epoch,
     grant: null,
     paused: null,
     standing: state.durable.standing.filter(({ verb }) => verb !== "pause"),

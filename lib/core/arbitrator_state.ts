@@ -62,6 +62,8 @@ export interface ArbitratorDurable {
   /** The open epoch's grant. */
   readonly grant: Grant | null;
   readonly epochs: readonly EpochRecord[];
+  /** The number at which it was last re-armed: of those up to it, it may know less than servers do. @default 0 */
+  readonly rearmed?: number | undefined;
   readonly noted: NotedView | null;
   /** The segment in which writers belong: of the newest epoch, at first the configured one. */
   readonly primarySegment: string;
@@ -262,12 +264,13 @@ export function unknownFork(epoch: number, segment: string): EpochRecord {
 }
 
 /**
- * Is that an epoch which the store has never granted: it was lost, and re-armed while the server that
- * served under it was not heard.
+ * Is that an epoch which a store that was lost has granted: before it was re-armed, and not among those
+ * that it knows of. Later numbers without a record were void.
  */
 export function isForgotten({ durable }: ArbitratorState, epoch: number): boolean {
-  const { epochs } = durable;
-  if (epoch === 0 || epochs.some((record) => record.epoch === epoch)) return false;
+  const { epochs, rearmed = 0 } = durable;
+  if (epoch === 0 || epoch > rearmed || epochs.some((record) => record.epoch === epoch))
+    return false;
   return epochs.length < EPOCHS_MAX || epoch > (epochs[0]?.epoch ?? 0);
 }
 
@@ -304,7 +307,7 @@ export interface Stood {
 
 /**
  * The newest epoch up to that one of which a server at that position can have rows: an epoch's rows come
- * after its fork point. Numbers without a record were void.
+ * after its fork point. Numbers without a record were void, or renamed an epoch.
  */
 function withRows(
   { durable: { epochs } }: ArbitratorState,
@@ -313,11 +316,11 @@ function withRows(
 ): number {
   let disproved = false;
   for (const { epoch, forkPoint } of epochs.toReversed()) {
-    // Where nothing has forked, the rows are those of the epoch before.
-    if (epoch > served || forkPoint === null) continue;
+    if (epoch > served) continue;
     const within =
       position !== null &&
       position.seqno >= 0 &&
+      forkPoint !== null &&
       forkPoint.uuid === position.uuid &&
       position.seqno <= forkPoint.seqno;
     if (!within) return epoch;

@@ -49,6 +49,7 @@ export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable
     }),
   ),
   epochs: v.array(EpochRecordSchema),
+  rearmed: v.optional(CountSchema),
   noted: v.nullable(
     v.strictObject({
       fingerprint: FingerprintSchema,

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import type { Grant } from "../../lib/core/arbitrator_state.ts";
+import { EPOCHS_MAX } from "../../lib/core/arbitrator_state.ts";
 import { healthNow } from "../../lib/core/arbitrator_summary.ts";
 import type { Position, Report } from "../../lib/message/dbserver.ts";
 import type { BodyOf } from "../../lib/message/mod.ts";
@@ -405,18 +406,19 @@ describe("a store that cannot be trusted", () => {
     story.reports(DC2, down(241, { epochSeen: 3, epochServed: 3 }));
     expect(story.state.observing).toContain("epoch 3");
     story.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } });
-    expect(story.state.durable).toMatchObject({ noted: null, epoch: 4 });
+    expect(story.state.durable).toMatchObject({ noted: null, epoch: 3 + EPOCHS_MAX });
+    const next = 4 + EPOCHS_MAX;
     story.pass(story.config.outwaitMs + 1);
     // dc1 was in the view that the copy had noted, and lacks what dc2 committed since.
     story.reports(DC1, CUT1);
     expect(story.orders()).toEqual([]);
     story.reports(DC2, down(241, { epochSeen: 3, epochServed: 3 }));
     expect(story.orders()[0]).toMatchObject({ to: "dbserver.3", body: { verb: "bootstrap" } });
-    story.report("b1", { view: ["b1"], epochSeen: 5, epochServed: 5 });
-    const ack = story.report("a1", down(100, { epochSeen: 5 }));
+    story.report("b1", { view: ["b1"], epochSeen: next, epochServed: next });
+    const ack = story.report("a1", down(100, { epochSeen: next }));
     expect(ack?.arbitrator?.start).toBe("reseed");
-    story.report("b1", { view: ["a1", "b1"], epochSeen: 5, epochServed: 5 });
-    const own = story.report("b2", down(241, { epochSeen: 5, epochServed: 3 }));
+    story.report("b1", { view: ["a1", "b1"], epochSeen: next, epochServed: next });
+    const own = story.report("b2", down(241, { epochSeen: next, epochServed: 3 }));
     expect(own?.arbitrator?.start).toBe("join");
   });
 
@@ -447,8 +449,9 @@ describe("a store that cannot be trusted", () => {
     const late = new ArbitratorStory({
       durable: {
         ...calmArbitrator().state.durable,
-        epoch: 2,
-        epochs: [{ epoch: 2, segment: "dc1", forkPoint: { uuid: STATE_UUID, seqno: 500 } }],
+        epoch: 3,
+        rearmed: 2,
+        epochs: [{ epoch: 3, segment: "dc1", forkPoint: { uuid: STATE_UUID, seqno: 500 } }],
       },
     });
     late.report("a1", { view: DC1, epochSeen: 2, epochServed: 2 });
@@ -486,7 +489,7 @@ describe("a store that cannot be trusted", () => {
     expect(story.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } })?.outcome).toBe(
       "ok",
     );
-    expect(story.state.durable.epoch).toBe(8);
+    expect(story.state.durable.epoch).toBe(7 + EPOCHS_MAX);
     story.reports(DC2, { ...CUT2, epochSeen: 7 });
     expect(story.verdict("dc2").rule).toBe("restart.outwaited");
     expect(story.orders()).toEqual([]);
@@ -618,10 +621,7 @@ describe("full outage", () => {
     ];
     for (const { name, a1, a2, b1, begins, fork, began = FORK } of cases)
       test(name, () => {
-        const epochs = [
-          { epoch: 5, segment: "dc1", forkPoint: began },
-          { epoch: 7, segment: "dc1", forkPoint: null },
-        ];
+        const epochs = [{ epoch: 5, segment: "dc1", forkPoint: began }];
         const story = calmArbitrator({ durable: { epoch: 7, epochs } });
         story.pass(20_000);
         for (const [server, [seqno, says]] of Object.entries({ a1, a2, b1 }))

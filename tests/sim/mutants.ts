@@ -882,8 +882,8 @@ export const MUTANTS: readonly Mutant[] = [
       },
       {
         file: ARBITRATOR,
-        from: "if (state.observing !== null || epochServed > epoch) return;",
-        to: "if (state.observing !== null || epochServed >= 0) return;",
+        from: "|| !isForgotten(state, epochServed)) return;",
+        to: "|| isForgotten(state, epochServed)) return;",
       },
     ],
   },
