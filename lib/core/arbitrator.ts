@@ -46,6 +46,7 @@ import {
   isForgotten,
   memberOf,
   namesOf,
+  noFork,
   stoodBeyond,
   unknownFork,
   youngReport,
@@ -478,7 +479,14 @@ function makeVoid(turn: Turn, grant: Grant): void {
       ...undo,
       // An earlier holder goes on as the newest: servers have heard of the number that is void.
       ...(undo.grant === null ? {} : { epoch: next, grant: { ...undo.grant, epoch: next } }),
-      epochs: state.durable.epochs.filter((record) => record.epoch !== grant.epoch),
+      // Whoever was about to obey may have said, and whoever is told of the number may say, that it serves
+      // under it.
+      epochs: [
+        ...state.durable.epochs.map((record) =>
+          record.epoch === grant.epoch ? noFork(grant.epoch, undo.primarySegment) : record,
+        ),
+        ...(undo.grant === null ? [] : [noFork(next, undo.grant.segment)]),
+      ].slice(-EPOCHS_MAX),
     });
   }
   set(turn, {

@@ -20,6 +20,7 @@ import {
   activeServers,
   deadlineKey,
   EPOCHS_MAX,
+  noFork,
   sinceOf,
   standingOf,
   unknownFork,
@@ -258,6 +259,7 @@ function rearm(turn: Turn): void {
   const forgotten = served > state.durable.epoch;
   // Higher than any epoch that a server has heard of, so that none is granted twice.
   const epoch = Math.max(state.durable.epoch, ...seen) + (allHeard ? 1 : UNHEARD_EPOCHS);
+  const { primarySegment } = state.durable;
   note(turn, {
     storeId: bound,
     // What a store noted that has missed an epoch is not the newest, so it proves nothing.
@@ -266,10 +268,11 @@ function rearm(turn: Turn): void {
     // prove that it is in line.
     epochs: [
       ...state.durable.epochs,
-      ...(forgotten ? [unknownFork(served, state.durable.primarySegment)] : []),
+      ...(forgotten ? [unknownFork(served, primarySegment)] : []),
+      // Where all are heard, nobody can have been granted that number.
+      ...(allHeard ? [noFork(epoch, primarySegment)] : []),
     ].slice(-EPOCHS_MAX),
     epoch,
-    rearmed: epoch,
     grant: null,
     paused: null,
     standing: state.durable.standing.filter(({ verb }) => verb !== "pause"),

@@ -62,8 +62,6 @@ export interface ArbitratorDurable {
   /** The open epoch's grant. */
   readonly grant: Grant | null;
   readonly epochs: readonly EpochRecord[];
-  /** The number at which it was last re-armed: of those up to it, it may know less than servers do. @default 0 */
-  readonly rearmed?: number | undefined;
   readonly noted: NotedView | null;
   /** The segment in which writers belong: of the newest epoch, at first the configured one. */
   readonly primarySegment: string;
@@ -263,14 +261,18 @@ export function unknownFork(epoch: number, segment: string): EpochRecord {
   return { epoch, segment, forkPoint: { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 } };
 }
 
+/** A number under which nothing has forked: of a void order, or of a store that was re-armed. */
+export function noFork(epoch: number, segment: string): EpochRecord {
+  return { epoch, segment, forkPoint: null };
+}
+
 /**
- * Is that an epoch which a store that was lost has granted: before it was re-armed, and not among those
- * that it knows of. Later numbers without a record were void.
+ * Is that an epoch of which the store has no record: one that it had granted before it was lost, and
+ * re-armed while the server that served under it was not heard.
  */
 export function isForgotten({ durable }: ArbitratorState, epoch: number): boolean {
-  const { epochs, rearmed = 0 } = durable;
-  if (epoch === 0 || epoch > rearmed || epochs.some((record) => record.epoch === epoch))
-    return false;
+  const { epochs } = durable;
+  if (epoch === 0 || epochs.some((record) => record.epoch === epoch)) return false;
   return epochs.length < EPOCHS_MAX || epoch > (epochs[0]?.epoch ?? 0);
 }
 
@@ -307,26 +309,22 @@ export interface Stood {
 
 /**
  * The newest epoch up to that one of which a server at that position can have rows: an epoch's rows come
- * after its fork point. Numbers without a record were void, or renamed an epoch.
+ * after its fork point. A number without a record is one that a lost store has granted.
  */
-function withRows(
-  { durable: { epochs } }: ArbitratorState,
-  served: number,
-  position: Position | null,
-): number {
+function withRows(state: ArbitratorState, served: number, position: Position | null): number {
   let disproved = false;
-  for (const { epoch, forkPoint } of epochs.toReversed()) {
-    if (epoch > served) continue;
+  for (const { epoch, forkPoint } of state.durable.epochs.toReversed()) {
+    // Where nothing has forked, the rows are those of the epoch before.
+    if (epoch > served || forkPoint === null) continue;
     const within =
       position !== null &&
       position.seqno >= 0 &&
-      forkPoint !== null &&
       forkPoint.uuid === position.uuid &&
       position.seqno <= forkPoint.seqno;
     if (!within) return epoch;
     disproved = true;
   }
-  return disproved ? 0 : served;
+  return disproved || !isForgotten(state, served) ? 0 : served;
 }
 
 /** The newest epoch of which a server is certain to have rows. */

@@ -449,7 +449,11 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
     promisedEpoch:
       promise === null
         ? turn.state.promisedEpoch
-        : Math.max(turn.state.promisedEpoch, arbitrator.epoch),
+        : Math.max(
+            turn.state.promisedEpoch,
+            // What was never granted, as far as the arbitrator knows, is no epoch to serve under.
+            promise.epoch ?? arbitrator.epochs.at(-1)?.epoch ?? 0,
+          ),
     draining: arbitrator.draining,
     yielding: arbitrator.yielding,
     cutting: arbitrator.cutting,
@@ -975,7 +979,8 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
   );
   // Where another segment holds an epoch since, no answer will ever be a grant.
   const barred = state.epochs.some(
-    ({ epoch, segment }) => segment !== state.self.segment && epoch > state.durable.epochServed,
+    ({ epoch, segment, forkPoint }) =>
+      forkPoint !== null && segment !== state.self.segment && epoch > state.durable.epochServed,
   );
   // Then whoever is down has newer rows, which would end with its joining this view.
   const needed = !barred && nobodyElse(turn);

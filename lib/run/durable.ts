@@ -49,7 +49,6 @@ export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable
     }),
   ),
   epochs: v.array(EpochRecordSchema),
-  rearmed: v.optional(CountSchema),
   noted: v.nullable(
     v.strictObject({
       fingerprint: FingerprintSchema,

@@ -25,6 +25,9 @@ const LOSS = { force: true, acceptedLoss: null };
 /** The complete view as it is after somebody has come back: another one than before. */
 const JOINED = `${printOf(ALL, true)}+ffffffff-0000-0000-0000-000000000000`;
 
+/** What is left of the first order of dc2 once it was refused. */
+const VOID = { epoch: 1, segment: "dc1", forkPoint: null };
+
 /** dc1 was lost, dc2 is ordered to form the Primary. */
 function ordered() {
   const story = calmArbitrator();
@@ -213,7 +216,7 @@ describe("views", () => {
     expect(story.state.durable.grant).not.toBeNull();
     story.answered(sent, "refused", "report.young");
     story.reports(ALL, { lastCommitted: 102 });
-    expect(story.state.durable).toMatchObject({ grant: null, epochs: [] });
+    expect(story.state.durable).toMatchObject({ grant: null, epochs: [VOID] });
   });
 
   test("without an answer it is closed once the order can no longer be obeyed", () => {
@@ -284,8 +287,30 @@ describe("orders", () => {
       epoch: 1,
       grant: null,
       primarySegment: "dc1",
-      epochs: [],
+      epochs: [VOID],
     });
+  });
+
+  test("a number that was void forks nothing, whoever says or has been told that it serves under it", () => {
+    const { story, sent } = ordered();
+    story.answered(sent, "refused", "view.expected");
+    // Sent before the refusal, and overtaken by it.
+    story.report("b1", { ...CUT2, epochSeen: 1, epochServed: 1 });
+    const joint = { fingerprint: JOINED, lastCommitted: 150, epochSeen: 1 };
+    story.reports(["a1", "b1", "b2"], joint);
+    const ack = story.report("a1", { ...joint, epochServed: 1 });
+    expect(ack?.promise).toMatchObject({ epoch: null });
+    const stood = { uuid: STATE_UUID, seqno: 100 };
+    const late = story.report("a2", { ...joint, fenced: true, serving: "off", stood });
+    expect(late?.arbitrator?.epochs).toEqual([VOID]);
+    story.report("a1", { view: ["a1", "b1", "b2"], epochSeen: 1, epochServed: 1 });
+    expect(story.report("a2", down(100))?.arbitrator?.start).toBe("join");
+    // Nor does it go before more rows of the same lineage.
+    story.pass(60_000);
+    story.effects = [];
+    story.report("a1", down(151, { epochSeen: 1, epochServed: 1 }));
+    story.reports(["a2", "b1", "b2"], down(500, { epochSeen: 1 }));
+    expect(story.orders()[0]?.to).toBe("dbserver.2");
   });
 
   test("each order that is refused costs a number, so those refused in a row come ever later", () => {
@@ -433,7 +458,13 @@ describe("a store that cannot be trusted", () => {
     const all = new ArbitratorStory({ observing: "the store is lost" });
     all.reports(ALL, { epochSeen: 3 });
     all.person({ verb: "resume", parameters: { rearm: true, ...SIGNED } });
-    expect(all.state.durable).toMatchObject({ epoch: 4, epochs: [] });
+    expect(all.state.durable).toMatchObject({
+      epoch: 4,
+      epochs: [{ epoch: 4, segment: "dc1", forkPoint: null }],
+    });
+    // Who is told of that number with a promise serves under it, and nobody else is out of line for that.
+    all.report("a1", { epochSeen: 4, epochServed: 4 });
+    expect(all.logged()).not.toContain("epoch_recalled");
   });
 
   test("re-armed it learns of an epoch that nobody had told it of, from whoever served under it", () => {
@@ -450,7 +481,6 @@ describe("a store that cannot be trusted", () => {
       durable: {
         ...calmArbitrator().state.durable,
         epoch: 3,
-        rearmed: 2,
         epochs: [{ epoch: 3, segment: "dc1", forkPoint: { uuid: STATE_UUID, seqno: 500 } }],
       },
     });
@@ -621,7 +651,10 @@ describe("full outage", () => {
     ];
     for (const { name, a1, a2, b1, begins, fork, began = FORK } of cases)
       test(name, () => {
-        const epochs = [{ epoch: 5, segment: "dc1", forkPoint: began }];
+        const epochs = [
+          { epoch: 5, segment: "dc1", forkPoint: began },
+          { epoch: 7, segment: "dc1", forkPoint: null },
+        ];
         const story = calmArbitrator({ durable: { epoch: 7, epochs } });
         story.pass(20_000);
         for (const [server, [seqno, says]] of Object.entries({ a1, a2, b1 }))

@@ -255,13 +255,19 @@ describe("vouches", () => {
 });
 
 describe("the door", () => {
+  test("is opened under no number of which the arbitrator has no record", () => {
+    const story = servingServer("a1");
+    story.leased({ epoch: null, arbitrator: { epoch: 1, epochs: [] } });
+    expect(story.state.durable).toMatchObject({ epochSeen: 1, epochServed: 0 });
+  });
+
   test("is opened only after the epoch served under is on disk", () => {
     const story = new ServerStory("a1");
     story.autoPersist = false;
     story.runs();
     story.polled(statusOf(ALL, { rejecting: true }));
     story.effects = [];
-    story.leased({ arbitrator: { epoch: 7 } });
+    story.leased({ arbitrator: { epoch: 7, epochs: [{ ...EPOCH_5, epoch: 7, forkPoint: null }] } });
     expect(story.asked()).toEqual(["persist"]);
     expect(story.state.durable.epochServed).toBe(7);
     story.done({ do: "persist", durable: story.state.durable });
@@ -314,7 +320,7 @@ describe("the door", () => {
     const joint = new ServerStory("a1");
     joint.runs();
     joint.polled(statusOf(ALL, { rejecting: true }));
-    joint.leased({ arbitrator: { epoch: 3 } });
+    joint.leased({ arbitrator: { epoch: 3, epochs: [{ ...EPOCH_5, epoch: 3, forkPoint: null }] } });
     for (const story of [alone, joint]) {
       expect(story.has("unfence")).toBe(true);
       expect(story.state.durable.epochServed).toBe(3);
