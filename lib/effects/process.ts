@@ -23,7 +23,7 @@ import {
 import { basename, dirname } from "node:path";
 import type { ProcessFact } from "../core/dbserver_io.ts";
 import { describeError, MinderError } from "../errors.ts";
-import type { ExitWatchSays } from "./exit_watch.ts";
+import { type ExitWatch, watchExit } from "./exit_watch.ts";
 
 export interface ProcessOptions {
   /** Command line of mariadbd in the foreground, wrappers that exec included; null: others start it. */
@@ -63,7 +63,7 @@ export interface ServerProcess {
 
 /** A process killed but not gone after this is stuck in the kernel. */
 const KILLED_MAX_MS = 10_000;
-/** Second sight beside the pidfd: a lost worker must not hide an exit. */
+/** Second sight beside the pidfd: a lost watch must not hide an exit. */
 const LOOK_MS = 1000;
 /** The same where there is no pidfd. */
 const LOOK_ALONE_MS = 50;
@@ -132,7 +132,7 @@ interface Watched {
   readonly ownSession: boolean;
   readonly ended: Promise<void>;
   readonly end: () => void;
-  worker: Worker | null;
+  watch: ExitWatch | null;
   timer: ReturnType<typeof setInterval> | null;
   closed: boolean;
 }
@@ -237,7 +237,7 @@ class ManagedProcess implements ChildServerProcess {
       ownSession: child !== null || readProcStat(pid)?.session === pid,
       ended,
       end,
-      worker: null,
+      watch: null,
       timer: null,
       closed: false,
     };
@@ -245,24 +245,29 @@ class ManagedProcess implements ChildServerProcess {
     this.#search = null;
     this.#watched = watched;
     this.#remember(watched);
-    if (child === null) this.#armWorker(watched);
+    if (child === null) void this.#arm(watched);
     else void child.exited.then(() => this.#ended(watched));
     this.#look(watched, child === null ? LOOK_ALONE_MS : this.#lookMs());
     this.#tell({ is: "running", pid, startTime });
     return this.#fact;
   }
 
-  #armWorker(watched: Watched): void {
-    const worker = new Worker(new URL("./exit_watch.ts", import.meta.url).href);
-    watched.worker = worker;
-    worker.unref();
-    worker.onmessage = (event: MessageEvent<ExitWatchSays>) => {
-      // Until it is armed, and where it cannot be, the quick look at /proc stands in for it.
-      if (event.data === "armed") this.#look(watched, this.#lookMs());
-      if (event.data === "ended") this.#ended(watched);
-    };
-    worker.onerror = () => this.#look(watched, LOOK_ALONE_MS);
-    worker.postMessage(watched.pid);
+  /** Until it is armed, and where it cannot be, the quick look at /proc stands in for it. */
+  async #arm(watched: Watched): Promise<void> {
+    const watch = await watchExit(watched.pid, () => {
+      // Where it lives all the same, the watch was lost.
+      this.#look(watched, LOOK_ALONE_MS);
+      this.#lookNow(watched);
+    });
+    if (watch === null) return;
+    if (watched.closed) {
+      watch.close();
+      return;
+    }
+    watched.watch = watch;
+    this.#look(watched, this.#lookMs());
+    // It may have ended before it was watched, and the pid be another's.
+    this.#lookNow(watched);
   }
 
   #lookMs(): number {
@@ -272,10 +277,12 @@ class ManagedProcess implements ChildServerProcess {
   #look(watched: Watched, everyMs: number): void {
     if (watched.closed) return;
     if (watched.timer !== null) clearInterval(watched.timer);
-    watched.timer = setInterval(() => {
-      if (!this.#lives(watched)) this.#ended(watched);
-    }, everyMs);
+    watched.timer = setInterval(() => this.#lookNow(watched), everyMs);
     watched.timer.unref();
+  }
+
+  #lookNow(watched: Watched): void {
+    if (!this.#lives(watched)) this.#ended(watched);
   }
 
   #lives(watched: Watched): boolean {
@@ -303,7 +310,7 @@ class ManagedProcess implements ChildServerProcess {
   #unwatch(watched: Watched): void {
     watched.closed = true;
     if (watched.timer !== null) clearInterval(watched.timer);
-    watched.worker?.terminate();
+    watched.watch?.close();
   }
 
   #searchOn(): void {
