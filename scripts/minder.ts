@@ -1,11 +1,8 @@
 /** Runs the role that the config gives this host, or the party named by --node. */
 import { configPath, parseArguments, runScript } from "../lib/cli.ts";
 import { partyType } from "../lib/message/envelope.ts";
-import { runArbitrator } from "../lib/run/arbitrator.ts";
-import { runClient } from "../lib/run/client.ts";
 import { openConfig } from "../lib/run/config_keeper.ts";
 import { ownParty } from "../lib/run/self.ts";
-import { runServer } from "../lib/run/server.ts";
 
 const USAGE = `
 Usage: minder.ts [--config FILE] [--node TYPE.N]
@@ -27,9 +24,19 @@ async function main(): Promise<number> {
   const [arbitrator] = arbitrators.filter((party) => party.id === self.id);
   const [server] = servers.filter((party) => party.id === self.id);
   const [client] = clients.filter((party) => party.id === self.id);
-  if (arbitrator !== undefined) return await runArbitrator(config, arbitrator, keeper);
-  if (server !== undefined) return await runServer(config, server, keeper);
-  if (client !== undefined) return await runClient(config, client, keeper);
+  // The program of the one role is loaded alone: what the others need would lie in memory for years.
+  if (arbitrator !== undefined) {
+    const { runArbitrator } = await import("../lib/run/arbitrator.ts");
+    return await runArbitrator(config, arbitrator, keeper);
+  }
+  if (server !== undefined) {
+    const { runServer } = await import("../lib/run/server.ts");
+    return await runServer(config, server, keeper);
+  }
+  if (client !== undefined) {
+    const { runClient } = await import("../lib/run/client.ts");
+    return await runClient(config, client, keeper);
+  }
   throw new Error(`No program runs a ${partyType(self.id)}`);
 }
 
