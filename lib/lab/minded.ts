@@ -270,16 +270,10 @@ export class Minded {
       await this.lab.startBalancer(name);
       this.startMinder(name);
     });
-    const servers = this.lab.startServers();
     // The watchdogs come when there is something to adopt: one that finds its server stopped would
-    // rightly begin with the questions of a full outage. They start while the servers meet.
-    const watchdogs = topology.servers.map(async ({ name }) => {
-      await until(`mariadbd runs on ${name}`, () => this.mariadbd(name) !== null, {
-        timeoutMs: READY_TIMEOUT_MS,
-      });
-      this.startMinder(name);
-    });
-    await Promise.all([servers, ...watchdogs, ...balancers]);
+    // rightly begin with the questions of a full outage.
+    await Promise.all([this.lab.startServers(), ...balancers]);
+    for (const { name } of topology.servers) this.startMinder(name);
     await this.untilHealth("healthy");
   }
 
