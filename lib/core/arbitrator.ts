@@ -38,6 +38,7 @@ import {
   type ArbitratorEvent,
   type ArbitratorState,
   activeServers,
+  boundStores,
   EPOCHS_MAX,
   epochsAfter,
   forkOf,
@@ -271,12 +272,26 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
     set(turn, { observing: `the store is older than the servers: ${because}` });
     log(turn, "observing", { because });
   }
+  doubtStore(turn, from, report);
   recallEpoch(turn, from, report);
   tendWishes(turn, from, report);
   completeGrant(turn, from, report);
   noteView(turn, from, report);
   closeEpoch(turn, report);
   callNext(turn, report, before?.report);
+}
+
+/**
+ * Servers obey no other store than the one that they are bound to. One that was re-armed before it had heard
+ * that must be re-armed once more, under the name of theirs.
+ */
+function doubtStore(turn: Turn, from: PartyId, { storeId }: Report): void {
+  const { state } = turn;
+  if (state.observing !== null || storeId === null || storeId === state.durable.storeId) return;
+  if (boundStores(state).size !== 1) return;
+  const because = `${from} obeys the store ${storeId}, this one is ${state.durable.storeId}`;
+  set(turn, { observing: `the store is not the servers': ${because}` });
+  log(turn, "observing", { because });
 }
 
 /**

@@ -18,6 +18,7 @@ import {
   type ArbitratorDurable,
   type ArbitratorState,
   activeServers,
+  boundStores,
   deadlineKey,
   EPOCHS_MAX,
   noFork,
@@ -248,7 +249,7 @@ function rearm(turn: Turn): void {
   const reports = [...state.heard.values()].map((heard) => heard.report);
   const seen = reports.map((report) => report.epochSeen);
   // Servers obey only the store that they are bound to: one that was lost goes on under its name.
-  const stores = new Set(reports.flatMap(({ storeId }) => storeId ?? []));
+  const stores = boundStores(state);
   const [bound = state.durable.storeId] = stores.size === 1 ? stores : [];
   // Whoever is not heard may have served under the newest that the others have heard of.
   const allHeard = state.config.servers.every(({ id }) => state.heard.has(id));

@@ -374,6 +374,11 @@ export function stoodBeyond(state: ArbitratorState, { stood, epochServed }: Repo
   return stood !== undefined && isBeyond(state, epochServed, stood);
 }
 
+/** The stores that the servers which were heard are bound to: one, unless two arbitrators have been at work. */
+export function boundStores({ heard }: ArbitratorState): ReadonlySet<string> {
+  return new Set([...heard.values()].flatMap(({ report }) => report.storeId ?? []));
+}
+
 /** Servers of a segment that have a say: retired ones do not. */
 export function activeServers(state: ArbitratorState, segment: string): readonly DbServerConfig[] {
   const { retired } = state.durable;

@@ -425,6 +425,20 @@ describe("a store that cannot be trusted", () => {
     expect(rearmed([null, null]).state.durable.storeId).toBe("store-1");
   });
 
+  test("re-armed before it heard which store the servers obey, it observes again, and takes that name", () => {
+    const story = new ArbitratorStory({ observing: "the store is lost" });
+    const rearm = { verb: "resume", parameters: { rearm: true, ...SIGNED } } as const;
+    story.person(rearm);
+    story.report("a1", { storeId: "old" });
+    expect(story.state.observing).toContain("obeys the store old");
+    story.person(rearm);
+    story.report("a1", { storeId: "old" });
+    expect(story.state).toMatchObject({ observing: null, durable: { storeId: "old" } });
+    // Where they disagree, no name is right: it goes on under its own.
+    story.report("a2", { storeId: "older" });
+    expect(story.state.observing).toBeNull();
+  });
+
   test("re-armed on an old copy it forgets what that had noted, and whoever missed an epoch must be reseeded", () => {
     const before = calmArbitrator().state.durable;
     const story = new ArbitratorStory({ durable: before });

@@ -763,10 +763,12 @@ describe("holes of earlier rules", () => {
     stage.run(2000);
     stage.powerOn(stage.of("dc1"));
     stage.run(5000);
-    stage.order({
-      verb: "resume",
-      parameters: { who: "operator", why: "store lost", rearm: true },
-    });
+    const rearm = () =>
+      stage.order({
+        verb: "resume",
+        parameters: { who: "operator", why: "store lost", rearm: true },
+      });
+    rearm();
     stage.until("it is re-armed", () => stage.store.epoch > 0);
     expect(stage.position("a1").seqno).toBeGreaterThan(fork);
     const starts: string[] = [];
@@ -776,6 +778,9 @@ describe("holes of earlier rules", () => {
       note.call(stage.world, text);
     };
     stage.heal();
+    // Servers of dc2 are bound to the store that was lost, those of dc1 to none.
+    stage.until("it hears so", () => stage.verdict("dc2").rule === "store.trusted");
+    rearm();
     stage.until("dc1 is told", () => starts.length === 2, 60_000);
     expect(starts.sort()).toEqual(["a1: start reseed", "a2: start reseed"]);
     stage.endsWell();
