@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { WATCHDOG_ENVIRONMENT } from "../lib/runtime.ts";
 
 test("a runtime that is told so starts and runs, with what the watch over mariadbd needs", () => {
-  // Without any compiler a worker could not ask for a pidfd: it has to be there.
+  // Without any compiler nobody could ask for a pidfd: it has to be there.
   const code =
     'require("bun:ffi").dlopen("libc.so.6", { getpid: { returns: "i32" } }).symbols.getpid()';
   const done = Bun.spawnSync([process.execPath, "-p", code], {
