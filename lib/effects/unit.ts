@@ -19,6 +19,8 @@ export interface UnitOptions extends Omit<ProcessOptions, "command"> {
   readonly systemctl?: readonly string[];
   /** The same with more rights; null where there are none to be had. @default ["sudo", "-n", "systemctl"] */
   readonly elevated?: readonly string[] | null;
+  /** One that takes longer is ended, as where polkit does not answer. @default 3000 */
+  readonly commandTimeoutMs?: number;
   /** A unit may recover InnoDB before mariadbd runs. @default 600000 */
   readonly startTimeoutMs?: number;
 }
@@ -32,7 +34,9 @@ const LOOK_MS = 20;
 /** One question to systemd costs a process; a look at /proc does not. */
 const ASK_MS = 250;
 const KILLED_MAX_MS = 10_000;
-const REFUSED = /authentication (is )?required|access denied|not authorized|permission denied/i;
+/** By polkit, for want of it, or of the bus that leads there: root needs neither (systemd 252). */
+const REFUSED =
+  /authentication (is )?required|access denied|not authorized|permission denied|polkit\S* is masked|failed to connect to bus/i;
 
 export function manageUnit(options: UnitOptions): ServerProcess {
   return new UnitProcess(options);
@@ -151,10 +155,12 @@ class UnitProcess implements ServerProcess {
     const plain = this.#options.systemctl ?? ["systemctl"];
     const elevated =
       this.#options.elevated === undefined ? ["sudo", "-n", "systemctl"] : this.#options.elevated;
-    const first = await run([...plain, "--no-ask-password", ...words]);
+    const timeoutMs = this.#options.commandTimeoutMs ?? COMMAND_TIMEOUT_MS;
+    const first = await run([...plain, "--no-ask-password", ...words], timeoutMs);
     if (first.code === 0) return first.stdout;
+    const refused = first.late || REFUSED.test(first.stderr);
     const second =
-      elevated !== null && REFUSED.test(first.stderr) ? await run([...elevated, ...words]) : first;
+      elevated !== null && refused ? await run([...elevated, ...words], timeoutMs) : first;
     if (second.code === 0) return second.stdout;
     throw new MinderError(`systemctl ${words[0]} ended with ${second.code}: ${second.stderr}`, {
       where: this.#options.unit,
@@ -173,15 +179,21 @@ function signalled(pid: number): boolean {
   }
 }
 
-async function run(
-  command: readonly string[],
-): Promise<{ readonly code: number; readonly stdout: string; readonly stderr: string }> {
+interface Answer {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  /** It was ended for taking too long. */
+  readonly late: boolean;
+}
+
+async function run(command: readonly string[], timeoutMs: number): Promise<Answer> {
   try {
     const child = Bun.spawn([...command], {
       stdin: "ignore",
       stdout: "pipe",
       stderr: "pipe",
-      timeout: COMMAND_TIMEOUT_MS,
+      timeout: timeoutMs,
       killSignal: "SIGKILL",
     });
     const [stdout, stderr, code] = await Promise.all([
@@ -189,8 +201,10 @@ async function run(
       new Response(child.stderr).text(),
       child.exited,
     ]);
-    return { code, stdout, stderr: stderr.trim().slice(0, 400) };
+    const late = child.signalCode === "SIGKILL";
+    const said = stderr.trim().slice(0, 400);
+    return { code, stdout, stderr: late ? `no answer within ${timeoutMs} ms ${said}` : said, late };
   } catch (error) {
-    return { code: 127, stdout: "", stderr: describeError(error) };
+    return { code: 127, stdout: "", stderr: describeError(error), late: false };
   }
 }

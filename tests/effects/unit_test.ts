@@ -7,7 +7,7 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from
 import { join } from "node:path";
 import type { ProcessFact } from "../../lib/core/dbserver_io.ts";
 import type { ServerProcess } from "../../lib/effects/process.ts";
-import { argumentsText, manageUnit } from "../../lib/effects/unit.ts";
+import { argumentsText, manageUnit, type UnitOptions } from "../../lib/effects/unit.ts";
 import { sudoersLines } from "../../lib/systemd.ts";
 import { until } from "../support/mariadbd.ts";
 import { makeScratch, removeScratch } from "../support/scratch.ts";
@@ -16,12 +16,15 @@ let directory = "";
 let managed: ServerProcess;
 let told: ProcessFact[] = [];
 
+const REFUSED = "Failed to start mariadb.service: Interactive authentication required.";
+
 /** A systemctl for one unit, whose state and pid are files. */
 const SYSTEMCTL = `#!/bin/bash
 cd "$(dirname "$0")"
 [ "$1" = --no-ask-password ] && shift
 echo "$*" >> calls
-[ -e refuse ] && [ "$ELEVATED" != 1 ] && { echo "Interactive authentication required." >&2; exit 1; }
+[ -e hang ] && [ "$ELEVATED" != 1 ] && exec sleep 60
+[ -e refuse ] && [ "$ELEVATED" != 1 ] && { cat refuse >&2; exit 1; }
 case "$1" in
   start)
     if [ -e gate-says-no ]; then echo failed > state; exit 0; fi
@@ -41,7 +44,11 @@ beforeEach(() => {
   writeFileSync(join(directory, "state"), "inactive\n");
   writeFileSync(join(directory, "systemctl"), SYSTEMCTL, { mode: 0o755 });
   told = [];
-  managed = manageUnit({
+  managed = manageUnit(options());
+});
+
+function options(): UnitOptions {
+  return {
     unit: "mariadb.service",
     systemctl: [join(directory, "systemctl")],
     elevated: ["env", "ELEVATED=1", join(directory, "systemctl")],
@@ -51,8 +58,8 @@ beforeEach(() => {
     logFile: join(directory, "log"),
     startTimeoutMs: 5_000,
     onChange: (fact) => told.push(fact),
-  });
-});
+  };
+}
 
 afterEach(async () => {
   await managed.kill();
@@ -105,14 +112,37 @@ describe("mariadbd as a unit", () => {
     await expect(managed.start([])).rejects.toThrow("mariadb.service is failed (exit-code)");
   });
 
-  test("where systemctl is refused, the way with more rights is taken", async () => {
-    writeFileSync(join(directory, "refuse"), "");
+  // With polkit and no rule; without polkit; where it is masked; without a bus: words of systemd 252.
+  for (const words of [
+    REFUSED,
+    "Failed to start mariadb.service: Access denied",
+    "Failed to start mariadb.service: Unit polkit.service is masked.",
+    "Failed to connect to bus: Connection refused",
+  ]) {
+    test(`the way with more rights is taken after: ${words}`, async () => {
+      writeFileSync(join(directory, "refuse"), `${words}\n`);
+      expect((await managed.start([])).is).toBe("running");
+      expect((await managed.stop(30_000)).is).toBe("stopped");
+    });
+  }
+
+  test("it is taken too where the plain one does not answer", async () => {
+    writeFileSync(join(directory, "hang"), "");
+    managed.close();
+    managed = manageUnit({ ...options(), commandTimeoutMs: 1_500 });
     expect((await managed.start([])).is).toBe("running");
     expect((await managed.stop(30_000)).is).toBe("stopped");
   });
 
+  test("it is not taken for what is no refusal: sudo tells people of each vain try", async () => {
+    writeFileSync(join(directory, "refuse"), "Unit mariadb.service not found.\n");
+    await expect(managed.start([])).rejects.toThrow("Unit mariadb.service not found");
+    // Each of the two was asked once.
+    expect(calls()).toHaveLength(2);
+  });
+
   test("whatever is asked with more rights is in the printed sudoers lines, word for word", async () => {
-    writeFileSync(join(directory, "refuse"), "");
+    writeFileSync(join(directory, "refuse"), REFUSED);
     await managed.start([]);
     await managed.stop(30_000);
     writeFileSync(join(directory, "gate-says-no"), "");
