@@ -4,6 +4,7 @@
  */
 import type { ClusterConfig, DbServerConfig } from "./cluster_config.ts";
 import { accountName, checkGrants } from "./grants.ts";
+import { socketMend, socketUnit } from "./systemd.ts";
 import { durationMs } from "./wsrep_status.ts";
 
 export type Severity = "error" | "warning" | "note";
@@ -43,10 +44,19 @@ export interface ServerFacts {
   readonly notify: NotifyFacts | null;
 }
 
-/** A server that could not be asked says why. */
-export type Examined =
-  | { readonly server: DbServerConfig; readonly facts: ServerFacts }
-  | { readonly server: DbServerConfig; readonly error: string };
+/** What its own host shows, where that is this one. */
+export interface HostFacts {
+  /** The socket unit that can start its mariadbd; null where there is none, or no systemd. */
+  readonly socket: { readonly enabled: boolean; readonly active: boolean } | null;
+  /** Why its data directory cannot be renamed, which a full state transfer needs; null if it can. */
+  readonly fixed: string | null;
+}
+
+/** A server that could not be asked says why. Without `host` it is another machine's. */
+export type Examined = { readonly server: DbServerConfig; readonly host?: HostFacts } & (
+  | { readonly facts: ServerFacts }
+  | { readonly error: string }
+);
 
 /** First release of each series in which wsrep_notify_cmd quotes its arguments. */
 const NOTIFY_FIXED = [
@@ -76,7 +86,10 @@ export function diagnose(config: ClusterConfig, examined: readonly Examined[]): 
         ],
   );
   const known = examined.flatMap((each) => ("facts" in each ? [each] : []));
-  return [...findings, ...judgeCluster(config, known)].sort(
+  const hosts = examined.flatMap(({ server, host }) =>
+    host === undefined ? [] : judgeHost(server, host),
+  );
+  return [...findings, ...hosts, ...judgeCluster(config, known)].sort(
     (a, b) => RANK[a.severity] - RANK[b.severity],
   );
 }
@@ -463,6 +476,31 @@ function judgeClock({ facts, add }: Patient): void {
     `its clock differs from this host's by ${(offsetMs / 1000).toFixed(1)} s: no decision rests on it, but logs will mislead`,
     "timedatectl set-ntp true",
   );
+}
+
+/** Asked of the host, not of the server: where mariadbd is down it is most needed. */
+function judgeHost(server: DbServerConfig, { socket, fixed }: HostFacts): readonly Finding[] {
+  const findings: Finding[] = [];
+  if (server.unit !== undefined && socket !== null && (socket.enabled || socket.active)) {
+    const since = socket.active ? "holds" : "will hold, from the next boot on,";
+    findings.push({
+      severity: socket.active ? "error" : "warning",
+      check: "unit.socket",
+      server: server.name,
+      because: `${socketUnit(server.unit)} ${since} the port while mariadbd is down: its position cannot be read, so that no start succeeds, and whoever connects tries one`,
+      mend: socketMend(server.unit),
+    });
+  }
+  if (fixed !== null) {
+    findings.push({
+      severity: "warning",
+      check: "datadir.fixed",
+      server: server.name,
+      because: `${server.datadir} cannot be set aside for a full state transfer: ${fixed}`,
+      mend: "-- move the data one folder down, into one that the watchdog's user owns: datadir in my.cnf and in the config",
+    });
+  }
+  return findings;
 }
 
 type Known = Extract<Examined, { readonly facts: ServerFacts }>;

@@ -70,17 +70,37 @@ WantedBy=multi-user.target
 `;
 }
 
-/** Lets the watchdog's user manage this one unit, without a password and without sudo. */
+/** Lets the watchdog's user do what it needs to this one unit, without a password and without sudo. */
 export function polkitRule(unit: string, paths: SystemdPaths): string {
   return `// /etc/polkit-1/rules.d/50-galera-minder.rules
 polkit.addRule(function (action, subject) {
   if (action.id == "org.freedesktop.systemd1.manage-units" &&
       action.lookup("unit") == ${JSON.stringify(unit)} &&
+      ["start", "stop", "reset-failed", "kill"].indexOf(action.lookup("verb")) >= 0 &&
       subject.user == ${JSON.stringify(paths.user)}) {
     return polkit.Result.YES;
   }
 });
 `;
+}
+
+/** The socket unit that systemd starts that unit by, if there is one. */
+export function socketUnit(unit: string): string {
+  return unit.replace(/\.service$/, ".socket");
+}
+
+/** What it must not do, and the statement against it. */
+export function socketWarning(unit: string): string {
+  const socket = socketUnit(unit);
+  return `# Debian's ${socket}, where it is enabled, holds port 3306 while mariadbd is down: its position
+# cannot be read then, so that no start succeeds, and whoever connects tries one. Once, as root:
+#   ${socketMend(unit)}
+`;
+}
+
+/** As doctor prints it too. */
+export function socketMend(unit: string): string {
+  return `systemctl disable --now ${socketUnit(unit)}`;
 }
 
 /** The same where there is no polkit. */

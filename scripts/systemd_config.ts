@@ -2,7 +2,7 @@
 import { join, resolve } from "node:path";
 import { configPath, loadConfig, parseArguments, runScript, UsageError } from "../lib/cli.ts";
 import { ownParty } from "../lib/run/self.ts";
-import { dropIn, polkitRule, sudoersLines, watchdogUnit } from "../lib/systemd.ts";
+import { dropIn, polkitRule, socketWarning, sudoersLines, watchdogUnit } from "../lib/systemd.ts";
 
 const USAGE = `
 Usage: systemd_config.ts [--config FILE] [--node dbserver.N] [--user NAME]
@@ -36,6 +36,7 @@ async function main(): Promise<number> {
     [
       watchdogUnit(server, paths),
       dropIn(unit, server, paths),
+      socketWarning(unit),
       "# One of the two that follow:",
       polkitRule(unit, paths),
       sudoersLines(unit, paths),

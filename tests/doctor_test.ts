@@ -1,7 +1,14 @@
 /** Every check of the doctor, each by the one setting that is wrong. */
 import { describe, expect, test } from "bun:test";
 import type { ClusterConfig, DbServerConfig } from "../lib/cluster_config.ts";
-import { diagnose, exitCodeOf, findingsText, type ServerFacts, sizeBytes } from "../lib/doctor.ts";
+import {
+  diagnose,
+  exitCodeOf,
+  findingsText,
+  type HostFacts,
+  type ServerFacts,
+  sizeBytes,
+} from "../lib/doctor.ts";
 import { grantStatements } from "../lib/grants.ts";
 import { durationMs } from "../lib/wsrep_status.ts";
 import { coreCluster } from "./support/cores.ts";
@@ -135,6 +142,37 @@ describe("one server", () => {
       expect(complaints(changes)).toContain(complaint);
     });
   }
+
+  const fine: HostFacts = { socket: { enabled: false, active: false }, fixed: null };
+  const hosts: readonly (readonly [readonly string[], HostFacts])[] = [
+    [[], fine],
+    [[], { ...fine, socket: null }],
+    [["warning unit.socket"], { ...fine, socket: { enabled: true, active: false } }],
+    [["error unit.socket"], { ...fine, socket: { enabled: false, active: true } }],
+    [["warning datadir.fixed"], { ...fine, fixed: "it is a mount point" }],
+  ];
+  for (const [wanted, host] of hosts) {
+    test(`${wanted[0] ?? "nothing"} of its own host: ${JSON.stringify(host)}`, () => {
+      const facts = factsOf(server as DbServerConfig);
+      const findings = diagnose(config, [{ server: gated, host, facts }]);
+      expect(findings.map(({ severity, check }) => `${severity} ${check}`)).toEqual([...wanted]);
+      for (const { check, mend } of findings) {
+        if (check === "unit.socket") expect(mend).toBe("systemctl disable --now mariadb.socket");
+      }
+      // That mariadbd is down hides none of it.
+      const down = diagnose(config, [{ server: gated, host, error: "refused" }]);
+      expect(down.map(({ check }) => check).sort()).toEqual(
+        [...findings.map(({ check }) => check), "server.asked"].sort(),
+      );
+    });
+  }
+
+  test("a socket unit is nothing to a server that no unit runs", () => {
+    const host = { ...fine, socket: { enabled: true, active: true } };
+    const own = { ...server, mariadbd: ["/usr/sbin/mariadbd"] };
+    const findings = diagnose(config, [{ server: own as DbServerConfig, host, error: "refused" }]);
+    expect(findings.map(({ check }) => check)).toEqual(["server.asked"]);
+  });
 
   test("started by somebody else, without a gate before it", () => {
     const findings = diagnose(config, [

@@ -2,7 +2,14 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { dropIn, polkitRule, sudoersLines, watchdogUnit } from "../lib/systemd.ts";
+import {
+  dropIn,
+  polkitRule,
+  socketMend,
+  socketWarning,
+  sudoersLines,
+  watchdogUnit,
+} from "../lib/systemd.ts";
 import { coreCluster } from "./support/cores.ts";
 import { makeScratch, removeScratch } from "./support/scratch.ts";
 
@@ -43,8 +50,16 @@ test("a watchdog that stands still is killed by systemd, and mariadbd is not tol
   expect(text).toContain("WatchdogSignal=SIGKILL\n");
 });
 
-test("rights are for this unit and this user only", () => {
+test("the socket unit that would start it behind everybody's back is named, with what mends it", () => {
+  expect(socketWarning(UNIT)).toMatch(/^(#.*\n)+$/);
+  expect(socketWarning(UNIT)).toContain("#   systemctl disable --now mariadb.socket\n");
+  expect(socketMend("mariadb@2.service")).toBe("systemctl disable --now mariadb@2.socket");
+});
+
+test("rights are for this unit, this user and these verbs only", () => {
   expect(polkitRule(UNIT, paths)).toContain('action.lookup("unit") == "mariadb.service"');
+  const verbs = /\[(.*)\]\.indexOf\(action\.lookup\("verb"\)\) >= 0/.exec(polkitRule(UNIT, paths));
+  expect(verbs?.[1]).toBe('"start", "stop", "reset-failed", "kill"');
   expect(polkitRule(UNIT, paths)).toContain('subject.user == "mysql"');
   const rules = sudoersLines(UNIT, paths).split("\n").slice(1).join(" ");
   expect(rules).toStartWith("mysql ALL=(root) NOPASSWD: /usr/bin/systemctl start --no-block");

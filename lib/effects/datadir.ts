@@ -212,7 +212,7 @@ export function setDatadirAside(datadir: string, keptAs: string): void {
   } catch (cause) {
     throw new MinderError("Cannot set the data directory aside", {
       where: datadir,
-      hint: "A data directory that is a mount point cannot be moved: use a directory below it",
+      hint: "The folder above it must belong to the watchdog's user, and it must be no mount point itself",
       cause,
     });
   }

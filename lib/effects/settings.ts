@@ -1,9 +1,13 @@
 /** Fetches a server's settings for the doctor: a few statements that change nothing, in bounded time. */
+import { lookup } from "node:dns/promises";
 import { readFileSync, statSync } from "node:fs";
+import { networkInterfaces } from "node:os";
+import { dirname } from "node:path";
 import { createConnection, type RowDataPacket } from "mysql2/promise";
 import type { ClusterConfig, DbServerConfig } from "../cluster_config.ts";
-import type { Examined, NotifyFacts, ServerFacts } from "../doctor.ts";
+import type { Examined, HostFacts, NotifyFacts, ServerFacts } from "../doctor.ts";
 import { describeError } from "../errors.ts";
+import { socketUnit } from "../systemd.ts";
 import { readPassword } from "./mysql_link.ts";
 
 const CONNECT_TIMEOUT_MS = 2_000;
@@ -12,16 +16,79 @@ const CHECK_TIMEOUT_MS = 2_000;
 
 /** Asks one server, by its socket where that is on this host. Never throws. */
 export async function examine(config: ClusterConfig, server: DbServerConfig): Promise<Examined> {
+  const local = await isHere(config, server);
+  const here = local ? { host: hostFacts(server) } : {};
   try {
-    return { server, facts: await fetchFacts(config, server) };
+    return { server, ...here, facts: await fetchFacts(config, server, local) };
   } catch (error) {
-    return { server, error: describeError(error) };
+    return { server, ...here, error: describeError(error) };
   }
 }
 
-async function fetchFacts(config: ClusterConfig, server: DbServerConfig): Promise<ServerFacts> {
+/**
+ * Is its socket the one that is here. Where each host calls its socket the same, as Debian does, the path
+ * alone would take any server for this host's.
+ */
+export async function isHere(config: ClusterConfig, server: DbServerConfig): Promise<boolean> {
+  if (!isSocket(server.mysqlSocket)) return false;
+  if (config.servers.every((one) => one === server || one.mysqlSocket !== server.mysqlSocket)) {
+    return true;
+  }
+  const own = Object.values(networkInterfaces()).flatMap((each) => each ?? []);
+  try {
+    const named = await lookup(server.host, { all: true });
+    return named.some(({ address }) => own.some((one) => one.address === address));
+  } catch {
+    // A name that nobody knows here: then it is not this host's.
+    return false;
+  }
+}
+
+/** What systemd and the file system of this host say. */
+function hostFacts({ unit, datadir }: DbServerConfig): HostFacts {
+  return { socket: unit === undefined ? null : socketFacts(unit), fixed: whyFixed(datadir) };
+}
+
+/** Null where there is no such socket unit, or no systemd. */
+export function socketFacts(unit: string, systemctl = "systemctl"): HostFacts["socket"] {
+  const socket = socketUnit(unit);
+  const ask = (verb: string) => {
+    const command = [systemctl, verb, socket];
+    try {
+      return Bun.spawnSync(command, { timeout: CHECK_TIMEOUT_MS }).stdout.toString().trim();
+    } catch {
+      // There is no such program.
+      return "";
+    }
+  };
+  const enabled = ask("is-enabled");
+  if (enabled === "" || enabled === "not-found") return null;
+  return { enabled: /^enabled/.test(enabled), active: ask("is-active") === "active" };
+}
+
+/** May its owner rename it, as the watchdog's user; as any other but root, may this process. */
+export function whyFixed(datadir: string): string | null {
+  try {
+    const folder = dirname(datadir);
+    const [data, above] = [statSync(datadir), statSync(folder)];
+    if (data.dev !== above.dev) return "it is a mount point";
+    const own = process.geteuid?.();
+    const uid = own === 0 ? data.uid : own;
+    const writable = uid === 0 || (above.uid === uid ? above.mode & 0o200 : above.mode & 0o002);
+    const byGroup = above.gid === data.gid && (above.mode & 0o020) !== 0;
+    return writable || byGroup ? null : `uid ${uid} may not rename in ${folder}`;
+  } catch {
+    // Not to be seen from here: nothing is known against it.
+    return null;
+  }
+}
+
+async function fetchFacts(
+  config: ClusterConfig,
+  server: DbServerConfig,
+  local: boolean,
+): Promise<ServerFacts> {
   const { user, passwordFile } = config.database;
-  const local = server.mysqlSocket !== null && isSocket(server.mysqlSocket);
   const connection = await createConnection({
     ...(local && server.mysqlSocket !== null
       ? { socketPath: server.mysqlSocket }
@@ -68,9 +135,9 @@ async function fetchFacts(config: ClusterConfig, server: DbServerConfig): Promis
   }
 }
 
-function isSocket(path: string): boolean {
+function isSocket(path: string | null): boolean {
   try {
-    return statSync(path).isSocket();
+    return path !== null && statSync(path).isSocket();
   } catch {
     return false;
   }
