@@ -222,16 +222,16 @@ demo-cut:
 demo-heal:
     @{{ quote(bun) }} scripts/demo.ts heal
 
-# Install what the demo and the tests need and this machine lacks; says what and why
+# Install what the demo needs and this machine lacks, with --tests what the tests need too; says what and why
 [group('work on it')]
 [no-exit-message]
-setup:
-    @{{ quote(bun) }} scripts/setup.ts
+setup *args:
+    @{{ quote(bun) }} scripts/setup.ts "$@"
 
 # Lint, types and all tests; stories on a real cluster that passed on this very tree are not repeated unless --fresh
 [group('work on it')]
 [no-exit-message]
-test *args: setup
+test *args: (setup "--tests")
     @{{ quote(bun) }} scripts/test.ts "$@"
 
 # Format and lint what can be mended by itself

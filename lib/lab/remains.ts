@@ -23,6 +23,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcStat } from "../effects/process.ts";
 import { MinderError } from "../errors.ts";
+import { removeCgroups } from "./cgroups.ts";
 import { tryRun, until } from "./exec.ts";
 import { namespacePids, namespacesOf, removeNamespaces } from "./network.ts";
 
@@ -158,7 +159,7 @@ export function freeze(mark: ProcessMark): void {
   if (mark.pid !== process.pid && isAlive(mark)) signal(mark, "SIGSTOP");
 }
 
-/** Ends whatever the lab of that name left: processes, namespaces, mounts, the directory. */
+/** Ends whatever the lab of that name left: processes, namespaces, control groups, mounts, the directory. */
 export async function removeRemains(lab: string, directory: string): Promise<Removed> {
   let processes = 0;
   // A dying supervisor may start one more child, so look again until nothing is found.
@@ -171,6 +172,7 @@ export async function removeRemains(lab: string, directory: string): Promise<Rem
     processes += found;
     if (found === 0) break;
   }
+  await removeCgroups(lab);
   const namespaces = removeNamespaces(lab).length;
   const mounts = unmountBelow(directory);
   const had = existsSync(directory);

@@ -1,5 +1,5 @@
 /**
- * Programs that the lab needs, and their installation on Debian. Fast when nothing is missing: it
+ * Programs that the lab and the tests need, and their installation on Debian. Fast when nothing is missing: it
  * looks at files only. A service that the packages would start is not left running, and one that
  * ran before is not touched.
  */
@@ -7,7 +7,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { MinderError } from "../errors.ts";
 import { tryRun } from "./exec.ts";
 
-/** One thing the lab needs. */
+/** One thing the lab needs, or a test. */
 export interface Need {
   /** Program name, or a file's base name. */
   readonly name: string;
@@ -36,6 +36,18 @@ export const NEEDS: readonly Need[] = [
   program("ip", "iproute2", "a network namespace for each host"),
   program("nft", "nftables", "cutting links between them"),
   program("curl", "curl", "asking the minders from the command line"),
+];
+
+/** What only tests need: a systemd as a server's host has it, and the two ways to manage units there. */
+export const TEST_NEEDS: readonly Need[] = [
+  file("/usr/lib/systemd/systemd", "systemd", "units of a real systemd in the tests"),
+  file(
+    "/usr/lib/systemd/system/dbus.socket",
+    "dbus",
+    "asking that systemd as another user than root",
+  ),
+  program("sudo", "sudo", "the printed sudoers lines"),
+  file("/usr/lib/polkit-1/polkitd", "polkitd", "the printed polkit rule"),
 ];
 
 const UPDATE_TIMEOUT_MS = 180_000;
@@ -75,13 +87,17 @@ export type SetupResult =
   | { readonly is: "refused"; readonly command: string };
 
 /** Which of the needs are missing. */
-export function missingNeeds(exists: (file: string) => boolean = existsSync): readonly Need[] {
-  return NEEDS.filter((need) => !need.places.some(exists));
+export function missingNeeds(
+  exists: (file: string) => boolean = existsSync,
+  needs: readonly Need[] = NEEDS,
+): readonly Need[] {
+  return needs.filter((need) => !need.places.some(exists));
 }
 
 /** Installs what is missing. @throws MinderError if apt-get fails */
-export function setup(host: SetupHost = thisHost()): SetupResult {
-  const missing = missingNeeds((file) => host.exists(file));
+export function setup(host: SetupHost = thisHost(), needs: readonly Need[] = NEEDS): SetupResult {
+  const exists = (file: string) => host.exists(file);
+  const missing = missingNeeds(exists, needs);
   if (missing.length === 0) return { is: "complete" };
   for (const need of missing) host.say(`missing: ${need.name}, for ${need.why} (${need.package})`);
   const packages = [...new Set(missing.map((need) => need.package))];
@@ -100,7 +116,7 @@ export function setup(host: SetupHost = thisHost()): SetupResult {
     done = host.apt(install, INSTALL_TIMEOUT_MS);
   }
   if (done.code !== 0) throw aptFailed(`install ${packages.join(", ")}`, done.output);
-  const still = missingNeeds((file) => host.exists(file));
+  const still = missingNeeds(exists, needs);
   if (still.length > 0) {
     throw new MinderError(`Still missing: ${still.map((need) => need.name).join(", ")}`, {
       hint: "The packages are installed but do not hold these; is this Debian 12 or newer?",
@@ -188,4 +204,8 @@ function aptFailed(what: string, output: string): MinderError {
 
 function program(name: string, pack: string, why: string): Need {
   return { name, why, package: pack, places: BIN.map((directory) => `${directory}/${name}`) };
+}
+
+function file(path: string, pack: string, why: string): Need {
+  return { name: path.slice(path.lastIndexOf("/") + 1), why, package: pack, places: [path] };
 }

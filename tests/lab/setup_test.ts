@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { MinderError } from "../../lib/errors.ts";
-import { missingNeeds, NEEDS, type SetupHost, setup } from "../../lib/lab/setup.ts";
+import { missingNeeds, NEEDS, type SetupHost, setup, TEST_NEEDS } from "../../lib/lab/setup.ts";
 
 /** A machine that lacks some programs and whose apt installs what it is told to. */
 class Machine implements SetupHost {
@@ -19,7 +19,9 @@ class Machine implements SetupHost {
   }
 
   exists(file: string): boolean {
-    return NEEDS.some((need) => need.places.includes(file) && !this.#absent.has(need.name));
+    return [...NEEDS, ...TEST_NEEDS].some(
+      (need) => need.places.includes(file) && !this.#absent.has(need.name),
+    );
   }
 
   apt(command: readonly string[]): { code: number; output: string } {
@@ -31,7 +33,8 @@ class Machine implements SetupHost {
     if (this.#updates < this.#updatesNeeded) {
       return { code: 100, output: "Reading lists\nE: Unable to locate package haproxy" };
     }
-    for (const need of NEEDS) if (command.includes(need.package)) this.#absent.delete(need.name);
+    for (const need of [...NEEDS, ...TEST_NEEDS])
+      if (command.includes(need.package)) this.#absent.delete(need.name);
     return { code: 0, output: "" };
   }
 
@@ -56,6 +59,16 @@ test("setup() installs only what is missing and says what each is for", () => {
   expect(machine.said[0]).toBe(
     "missing: haproxy, for the load balancer on the application hosts (haproxy)",
   );
+});
+
+test("setup() installs what only tests need where it is asked to, and not for the demo", () => {
+  const absent = ["systemd", "sudo", "polkitd"];
+  expect(setup(new Machine({ absent }))).toEqual({ is: "complete" });
+  const packages = ["systemd", "sudo", "polkitd"];
+  expect(setup(new Machine({ absent }), [...NEEDS, ...TEST_NEEDS])).toEqual({
+    is: "installed",
+    packages,
+  });
 });
 
 test("setup() updates the package lists only when they do not suffice", () => {
