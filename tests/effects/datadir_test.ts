@@ -282,7 +282,9 @@ describe.skipIf(made === null)("with a mariadbd", () => {
   }, 60_000);
 
   test("mariadbd runs the notify handler as configured, and the watchdog hears the changes", async () => {
-    // Where mariadbd's user can read it.
+    // Where mariadbd's user can read them; a checkout below /root it cannot enter.
+    const bun = join(server.directory, "bun");
+    copyFileSync(process.execPath, bun);
     for (const name of ["scripts", "lib"]) {
       mkdirSync(join(server.directory, name));
       const source = new URL(`../../${name}/notify.ts`, import.meta.url).pathname;
@@ -290,7 +292,7 @@ describe.skipIf(made === null)("with a mariadbd", () => {
     }
     const handler = join(server.directory, "scripts/notify.ts");
     const notify =
-      `BUN_JSC_useJIT=0 exec ${process.execPath} --no-install --no-env-file ${handler}` +
+      `BUN_JSC_useJIT=0 exec ${bun} --no-install --no-env-file ${handler}` +
       ` --to http://127.0.0.1:${watchdog.port} --node dbserver.7`;
     const before = readFileSync(server.logFile, "utf8").length;
     await running.start([...startArguments("bootstrap", null), `--wsrep-notify-cmd=${notify}`]);
