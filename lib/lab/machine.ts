@@ -73,9 +73,11 @@ const MASKED = [
 export function machinesImpossible(): string | null {
   if (process.getuid?.() !== 0) return "not running as root";
   if (!existsSync(SYSTEMD)) return "systemd is missing";
-  for (const program of ["unshare", "pivot_root", "setpriv", "nsenter"]) {
+  for (const program of ["unshare", "pivot_root", "setpriv", "nsenter", "mountpoint"]) {
     if (Bun.which(program) === null) return `${program} is missing`;
   }
+  if (tryRun(["mountpoint", "/"]).code !== 0)
+    return "the root directory is no mount point (a chroot)";
   const root = cgroupRoot();
   if (root === null) return "there is no cgroup2";
   const group = join(root, `gm-probe-${process.pid}`);
@@ -129,7 +131,8 @@ export async function bootMachine(
         if (outer.ended() !== null) throw new MinderError(`${host} ended while it booted`);
         const pid = inner();
         if (pid === null) return false;
-        enter = ["nsenter", `--target=${pid}`, "--all", "--"];
+        // Its root too: in a chroot the namespace of its mounts begins above that.
+        enter = ["nsenter", `--target=${pid}`, "--all", "--root", "--wd", "--"];
         said = tryRun([...enter, "systemctl", "is-system-running"]).stdout.trim();
         return said === "running" || said === "degraded";
       },

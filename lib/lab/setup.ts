@@ -42,7 +42,7 @@ export const NEEDS: readonly Need[] = [
 export const TEST_NEEDS: readonly Need[] = [
   file("/usr/lib/systemd/systemd", "systemd", "units of a real systemd in the tests"),
   file(
-    "/usr/lib/systemd/system/dbus.socket",
+    "/usr/lib/systemd/system/dbus.service",
     "dbus",
     "asking that systemd as another user than root",
   ),
