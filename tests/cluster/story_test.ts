@@ -146,7 +146,7 @@ describe("a minded cluster of two data centres", () => {
     }
     minded.startMinder("arb");
     await minded.untilHealth("healthy");
-  });
+  }, 120_000);
 });
 
 function isOut(place: string): boolean {
