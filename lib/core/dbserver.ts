@@ -779,6 +779,11 @@ function hearDone(turn: Turn, effect: DbServerEffect, error: string | null): voi
     case "start":
       if (effect.mode === "reseed") asideChanged(turn);
       if (error === null) return;
+      // What runs all the same was started by somebody else, a moment before.
+      if (state.process.is === "running" && !state.adopted) {
+        const adoptedUntil = now + state.config.timing.fenceMs;
+        set(turn, { adopted: true, adoptedUntil, closed: false, pollAt: now });
+      }
       set(turn, {
         handling: null,
         failedStarts: state.failedStarts + 1,

@@ -890,6 +890,21 @@ describe("starting", () => {
     });
   });
 
+  test("one that somebody else started a moment before its own start is no start of its own: its rows are compared", () => {
+    const story = new ServerStory("a1", { durable: { epochServed: 4 } });
+    story.stops("power");
+    story.position(105);
+    story.leased({ promise: null, arbitrator: { start: "join" } });
+    expect(story.has("start")).toBe(true);
+    story.runs(101);
+    story.end("start", "mariadbd runs already");
+    story.polled(statusOf(ALL, { lastCommitted: 105, rejecting: false, localState: "Joined" }));
+    story.polled(statusOf(ALL, { lastCommitted: 130, rejecting: false }));
+    story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+    expect(story.lastReport.diverged).toBe(true);
+    expect(story.has("unfence")).toBe(false);
+  });
+
   test("starts that fail are repeated at growing intervals; after three in a row a person must look", () => {
     const story = new ServerStory("a1");
     story.stops();
