@@ -3,20 +3,19 @@
  * tried on. Owns their config and what can be seen of them from outside.
  */
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import type { ClusterConfig } from "../cluster_config.ts";
 import { askArbitrator } from "../effects/ask.ts";
 import { makeCerts } from "../effects/certs.ts";
 import { writeSecretFile } from "../effects/secrets.ts";
+import { throughClosedDoors } from "./closed_doors.ts";
 import { RECORD_MARK } from "./record.ts";
 
 /** First bytes of their addresses; another run at the same time has others. */
 export const BED_NET = `127.88.${process.pid % 250}`;
 export const BED_PARTIES = ["arbitrator.1", "dbserver.1", "dbserver.2", "dbclient.1"] as const;
 const KB_PER_MB = 1024;
-const CHECKOUT = join(import.meta.dir, "..", "..");
-const OTHERS_ENTER = 0o001;
 
 /** A running party. */
 export interface BedParty {
@@ -56,7 +55,7 @@ ${options.tls === true ? tlsTable(folder) : ""}
     Bun.spawnSync(["chown", "-R", `${options.uid}:${options.uid}`, folder]);
   }
   const made = Bun.spawnSync([
-    ...asUser(options.uid, folder),
+    ...asUser(options.uid),
     process.execPath,
     script("arbitrator"),
     ...["--config", path, "--node", "arbitrator.1", "--init"],
@@ -75,7 +74,7 @@ export function startParty(
   const record = join(import.meta.dir, "record.ts");
   const child = Bun.spawn(
     [
-      ...asUser(options.uid, folder),
+      ...asUser(options.uid),
       ...[process.execPath, "--preload", record],
       ...[script("minder"), "--config", configPath, "--node", id],
     ],
@@ -89,38 +88,10 @@ export function startParty(
 }
 
 /** Command prefix that runs a program as that user; all of it execs, so the pid stays. */
-function asUser(uid: number | undefined, folder: string): readonly string[] {
+function asUser(uid: number | undefined): readonly string[] {
   if (uid === undefined) return [];
   const user = ["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups", "--no-new-privs"];
-  return [...throughClosedDoors(folder), ...user, "--"];
-}
-
-/**
- * A checkout below /root cannot be entered by anybody else. Its program gets a view of the files of its
- * own, in which an open directory stands in place of the closed one, with the checkout where it was.
- */
-function throughClosedDoors(folder: string): readonly string[] {
-  const closed = ancestors(CHECKOUT).find((at) => (statSync(at).mode & OTHERS_ENTER) === 0);
-  if (closed === undefined) return [];
-  const aside = join(folder, "checkout");
-  mkdirSync(aside, { recursive: true });
-  const steps = [
-    'mount --bind "$1" "$2"',
-    'mount -t tmpfs -o mode=755 none "$3"',
-    'mkdir -p "$1"',
-    'mount --move "$2" "$1"',
-    'cd "$1"',
-    "shift 3",
-    'exec "$@"',
-  ];
-  const view = ["unshare", "--mount", "--", "sh", "-c", steps.join(" && "), "view"];
-  return [...view, CHECKOUT, aside, closed];
-}
-
-/** Directories above a file, the root first. */
-function ancestors(file: string): readonly string[] {
-  const above = dirname(file);
-  return above === file ? [] : [...ancestors(above), above];
+  return [...throughClosedDoors(), ...user, "--"];
 }
 
 /** Certificates for everybody in the bed, and where they are. */
@@ -137,7 +108,7 @@ function lastByte(id: string): number {
 }
 
 function script(name: string): string {
-  return join(CHECKOUT, "scripts", `${name}.ts`);
+  return join(import.meta.dir, "..", "..", "scripts", `${name}.ts`);
 }
 
 /** How long the arbitrator has not heard each watchdog. */

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { throughClosedDoors } from "../../lib/lab/closed_doors.ts";
 import { decodeMessage } from "../../lib/message/mod.ts";
 
 /**
@@ -17,6 +18,7 @@ const GALERA = ["--status", "synced", "--uuid", STATE, "--primary", "yes", "--in
 
 /** Whether we may become another user, and whether that one reaches the runtime. */
 const OTHER_USER = Bun.spawnSync([
+  ...throughClosedDoors(),
   ...["setpriv", "--reuid=nobody", "--clear-groups", "test", "-x"],
   process.execPath,
 ]).success;
@@ -47,7 +49,10 @@ interface Run {
 
 /** Runs the handler with a bare environment in /, as the given user. */
 async function run(argv: readonly string[], user?: string): Promise<Run> {
-  const as = user === undefined ? [] : ["setpriv", `--reuid=${user}`, "--clear-groups"];
+  const as =
+    user === undefined
+      ? []
+      : [...throughClosedDoors(), "setpriv", `--reuid=${user}`, "--clear-groups"];
   const startedAt = performance.now();
   const child = Bun.spawn([...as, process.execPath, handler, ...argv], {
     stdin: "ignore",

@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { throughClosedDoors } from "../../lib/lab/closed_doors.ts";
 import type { LabProcess } from "../../lib/lab/lab.ts";
 import { serverUserPrefix } from "../../lib/lab/mariadb.ts";
 import type { Minded } from "../../lib/lab/minded.ts";
@@ -19,6 +20,7 @@ const SCRIPTS = join(import.meta.dir, "../../scripts");
 
 /** Becomes mysql for good: an empty bounding set and no_new_privs leave no way back, sudo included. */
 const AS_MYSQL = [
+  ...throughClosedDoors(),
   "setpriv",
   "--reuid=mysql",
   "--regid=mysql",
