@@ -305,15 +305,19 @@ export class Lab {
     }
   }
 
-  /** A long question to a server whose door may close for a moment. @throws what mysql2 throws */
+  /**
+   * A long question to a server whose door may close for a moment, which ends its sessions too.
+   * @throws what mysql2 throws
+   */
   async #whenOpen(host: string, sql: string): Promise<readonly RowDataPacket[]> {
     const deadline = performance.now() + OPEN_TIMEOUT_MS;
     for (;;) {
       try {
         return await this.query(host, sql, 20_000);
       } catch (error) {
-        const code = error instanceof Error && "errno" in error ? error.errno : undefined;
-        if (code !== ER_NOT_READY || performance.now() > deadline) throw error;
+        const number = error instanceof Error && "errno" in error ? error.errno : undefined;
+        const closed = number === ER_NOT_READY || isCutOff(error);
+        if (!closed || performance.now() > deadline) throw error;
         await Bun.sleep(50);
       }
     }
@@ -325,8 +329,7 @@ export class Lab {
       await this.query(host, sql);
       return true;
     } catch (error) {
-      const code = error instanceof Error && "code" in error ? error.code : undefined;
-      if (CUT_OFF.has(String(code))) return false;
+      if (isCutOff(error)) return false;
       throw error;
     }
   }
@@ -578,6 +581,11 @@ function asLabProcess(
       clearTimeout(timer);
     },
   };
+}
+
+function isCutOff(error: unknown): boolean {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  return CUT_OFF.has(String(code));
 }
 
 function stopwatch(log: (line: string) => void): (what: string) => void {
