@@ -14,6 +14,7 @@ import {
   epochCertain,
   epochsReached,
   isBeyond,
+  type NotedView,
   namesOf,
   sinceOf,
   youngReport,
@@ -305,5 +306,29 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
         Number(b.server.segment === primary) - Number(a.server.segment === primary) ||
         a.server.serial - b.server.serial,
     );
-  return first === undefined ? { is: "none" } : { is: "ready", ...first, forced: forced !== null };
+  if (first === undefined) return { is: "none" };
+  const left = state.config.servers
+    .filter((server) => noted?.members.includes(server.name) && !concerned.includes(server))
+    .map(({ name }) => name);
+  if (forced === null && noted !== null && left.length > 0 && behind(noted, first)) {
+    const { server, report, position } = first;
+    return waiting(
+      "outage.behind",
+      `${server.name} stands at ${position.seqno} of epoch ${report.epochServed}, the noted view began at ${noted.seqno} of epoch ${noted.epochServed}: ${left.join(", ")}, retired, may have the rows between`,
+      "they say where they stand, or a person accepts the loss: make_primary --force --allow-data-loss",
+    );
+  }
+  return { is: "ready", ...first, forced: forced !== null };
+}
+
+/**
+ * Has even the most advanced of those who are reckoned with less than the noted view had at its beginning:
+ * a retirement takes the word of the others, but it is no consent to lose their rows.
+ */
+function behind(
+  noted: NotedView,
+  first: { readonly report: Report; readonly position: Position },
+): boolean {
+  const { report, position } = first;
+  return report.epochServed < noted.epochServed || position.seqno < noted.seqno;
 }

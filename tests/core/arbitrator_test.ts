@@ -718,6 +718,34 @@ describe("full outage", () => {
     expect(again.orders()).toHaveLength(1);
   });
 
+  test("outage.behind: to retire who may have the rows of the noted view is no consent to lose them", () => {
+    const story = calmArbitrator();
+    story.reports(ALL, { fingerprint: JOINED, lastCommitted: 150 });
+    story.pass(20_000);
+    story.effects = [];
+    story.reports(["a1", "a2", "b1"], down(149));
+    story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+    expect(story.orders()).toEqual([]);
+    expect(story.verdict("dc1")).toMatchObject({
+      rule: "outage.behind",
+      because:
+        "a1 stands at 149 of epoch 0, the noted view began at 150 of epoch 0: b2, retired, may have the rows between",
+    });
+    story.report("a2", down(150));
+    expect(story.orders()[0]?.to).toBe("dbserver.2");
+    // One that has the number of an older epoch only has not the rows of the view, however far it is.
+    const epoch = calmArbitrator({ durable: { epoch: 1 } });
+    epoch.reports(ALL, { fingerprint: JOINED, lastCommitted: 150, epochSeen: 1, epochServed: 1 });
+    epoch.pass(20_000);
+    epoch.effects = [];
+    epoch.reports(["a1", "a2", "b1"], down(240, { epochSeen: 1 }));
+    epoch.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+    expect(epoch.verdict("dc1").rule).toBe("outage.behind");
+    const force = { segment: "dc1", allowDataLoss: true, ...LOSS, ...SIGNED };
+    epoch.person({ verb: "make_primary", parameters: force });
+    expect(epoch.orders()).toHaveLength(1);
+  });
+
   test("outage.position: a server that cannot say where it stands holds everything up", () => {
     const story = outage({ a1: 100, a2: 100, b1: 100, b2: null });
     expect(story.verdict("dc2")).toMatchObject({

@@ -315,6 +315,28 @@ describe("full outages and returns", () => {
     stage.endsWell();
   });
 
+  test("b1 is still receiving what a1 has committed alone when both lose power: to retire a1 starts nobody without it", () => {
+    const stage = new Stage({ weights: [[1], [1]] });
+    stage.powerOff(["b1"]);
+    stage.until("a1 serves alone", () => stage.servesAlone("dc1"));
+    stage.run(3000);
+    stage.powerOn(["b1"]);
+    stage.until("b1 is in the noted view", () => stage.store.noted?.members.length === 2);
+    stage.powerOff(stage.all());
+    stage.powerOn(["b1"]);
+    stage.run(10_000);
+    expect(stage.position("b1").seqno).toBeLessThan(stage.store.noted?.seqno ?? 0);
+    stage.order({ verb: "retire", parameters: { ...SIGNED, node: "a1" } });
+    stage.run(20_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.verdict("dc2").rule).toBe("outage.behind");
+    stage.powerOn(["a1"]);
+    stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+    stage.order({ verb: "restore", parameters: { ...SIGNED, node: "a1" } });
+    stage.run(1000);
+    stage.endsWell();
+  });
+
   test("dc1 commits alone and dies, dc2 is asked to take over: refused without --allow-data-loss, and dc1 comes back only by full transfer", () => {
     const stage = new Stage();
     stage.cutSites();

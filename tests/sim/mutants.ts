@@ -871,6 +871,18 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    id: "outage.behind",
+    breaks: "Whoever is left begins after a retirement, though it lacks rows of the noted view",
+    scenario: "to retire a1 starts nobody without it",
+    edits: [
+      {
+        file: OUTAGE,
+        from: "left.length > 0 && behind(noted, first)",
+        to: "left.length > 64 && behind(noted, first)",
+      },
+    ],
+  },
+  {
     id: "rearm.forgets",
     breaks: "A re-armed arbitrator takes epochs that it does not know for none",
     scenario: "re-armed before anybody of dc2 is heard",

@@ -637,6 +637,13 @@ class Trouble {
       world.order({ verb: "resume", parameters: { ...signed, rearm: observing !== null } }, from);
     const core = world.arbiter.process?.state.core;
     const holds = [...(core?.verdicts.values() ?? [])].map((verdict) => verdict.rule);
+    // And whoever has lost what is missing has to be told so.
+    const left = world.servers.find(({ config: { id } }) => core?.heard.get(id)?.report.position);
+    if (holds.includes("outage.behind") && left !== undefined) {
+      const word = { allowDataLoss: true, force: true, acceptedLoss: null };
+      const { segment } = left.config;
+      world.order({ verb: "make_primary", parameters: { ...signed, segment, ...word } }, from);
+    }
     for (const server of world.servers) {
       const { id, name } = server.config;
       const report = core?.heard.get(id)?.report;
