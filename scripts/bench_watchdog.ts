@@ -2,7 +2,8 @@
  * What a watchdog costs in calm: processor time and memory of each over a minute on a real cluster,
  * beside a script as clustercheck is, called as often.
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { dlopen, FFIType, ptr } from "bun:ffi";
+import { readFileSync } from "node:fs";
 import { parseArguments, runScript } from "../lib/cli.ts";
 import type { Lab } from "../lib/lab/lab.ts";
 import { openMinded } from "../lib/lab/minded.ts";
@@ -19,6 +20,12 @@ The watchdogs run as their printed unit runs them; BUN_OPTIONS reaches them, as 
 const HOST = "dc1-1";
 /** The page size of Linux on x86 and most ARM; status gives kB anyway. */
 const KB_PER_MB = 1024;
+
+/** The kind of clock that shows a process's time as the scheduler counts it (linux/kernel/time/posix-cpu-timers.c). */
+const CPUCLOCK_SCHED = 2;
+const { symbols: libc } = dlopen("libc.so.6", {
+  clock_gettime: { args: [FFIType.i32, FFIType.ptr], returns: FFIType.i32 },
+});
 
 interface Use {
   readonly cpuMs: number;
@@ -65,17 +72,24 @@ async function main(): Promise<number> {
 
 /** Processor time since its start, and memory now. */
 function useOf(pid: number): Use {
-  // By the scheduler's account of each thread: the ticks in stat are 10 ms, which is a second's share.
-  const cpuNs = readdirSync(`/proc/${pid}/task`)
-    .map((thread) => readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "latin1"))
-    .reduce((sum, text) => sum + Number(text.split(" ", 1)[0]), 0);
   const kb = (file: string, key: string) =>
     Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(readFileSync(file, "latin1"))?.[1] ?? 0);
   return {
-    cpuMs: cpuNs / 1e6,
+    cpuMs: cpuMsOf(pid),
     rssMb: kb(`/proc/${pid}/status`, "VmRSS") / KB_PER_MB,
     pssMb: kb(`/proc/${pid}/smaps_rollup`, "Pss") / KB_PER_MB,
   };
+}
+
+/**
+ * Processor time of all threads, those that have ended included: a compiler's thread comes and goes. By
+ * the clock of the process (clock_getcpuclockid(3)): the ticks in stat are 10 ms, a second's share.
+ */
+function cpuMsOf(pid: number): number {
+  const time = new BigInt64Array(2);
+  if (libc.clock_gettime((~pid << 3) | CPUCLOCK_SCHED, ptr(time)) !== 0) return Number.NaN;
+  const [seconds = 0n, nanoseconds = 0n] = time;
+  return Number(seconds) * 1000 + Number(nanoseconds) / 1e6;
 }
 
 /** The script that balancers commonly call: one connection and one question each time. */
