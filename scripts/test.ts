@@ -21,6 +21,8 @@ const CLUSTER = ["tests/lab", "tests/cluster"];
 /** Most of a story is waiting for Galera, so that so many can run side by side. */
 const LANES = 2;
 /** What a runner that has ended may still have in its pipes. */
+/** Stories await conditions with bounds of their own. Bun takes this one from the command line only. */
+const OUTERMOST_BOUND_MS = 180_000;
 const LAST_WORDS_MS = 2_000;
 
 interface Count {
@@ -72,7 +74,9 @@ function fastTests(): string[] {
 
 /** Runs bun test on these paths and reads its closing counts. */
 async function runTests(paths: readonly string[]): Promise<Count> {
-  const child = Bun.spawn([join(BIN, "bun"), "test", ...paths.map((path) => `./${path}`)], {
+  const files = paths.map((path) => `./${path}`);
+  const command = [join(BIN, "bun"), "test", `--timeout=${OUTERMOST_BOUND_MS}`, ...files];
+  const child = Bun.spawn(command, {
     cwd: ROOT,
     stdin: "ignore",
     stdout: "pipe",
