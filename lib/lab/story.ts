@@ -37,7 +37,7 @@ export interface Verdict {
   readonly complaints: readonly string[];
 }
 
-const CALM_MS = 500;
+const CALM_MS = 1_000;
 const AFTER_MS = 250;
 const OUTAGE_TIMEOUT_MS = 60_000;
 const RETURN_TIMEOUT_MS = 120_000;
@@ -51,7 +51,7 @@ export async function play(minded: Minded, timeline: Timeline): Promise<Verdict>
   const observer = observe(lab);
   lab.startApp(APP);
   lab.startProber();
-  await untilRows(minded, 1);
+  await untilRows(minded, 20);
   timeline.say("the application writes through its balancer; a prober tries every server directly");
   await Bun.sleep(CALM_MS);
 
@@ -63,6 +63,7 @@ export async function play(minded: Minded, timeline: Timeline): Promise<Verdict>
   await minded.powerOn(primary);
   await minded.untilHealth("healthy", RETURN_TIMEOUT_MS);
   timeline.say("all servers serve in one view again");
+  await Bun.sleep(AFTER_MS);
 
   let cut: Outage | null = null;
   let strayWrites = 0;
