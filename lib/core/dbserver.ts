@@ -991,7 +991,8 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
   const needed = !barred && nobodyElse(turn);
   if (guest || servesBeside(turn) || needed) return Number.POSITIVE_INFINITY;
   const asked = barred ? state.viewSince : Math.max(state.viewSince, state.arbitratorAt);
-  return asked + graceMs;
+  // What it knew before it stood still is nothing to kill by: the view may be another one by now.
+  return Math.max(asked + graceMs, state.suspendedAt + config.timing.fenceMs);
 }
 
 /**

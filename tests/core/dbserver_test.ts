@@ -568,6 +568,22 @@ describe("the door", () => {
     story.give({ on: "wakeup" });
     expect(story.has("kill")).toBe(true);
   });
+
+  test("a watchdog that stood still kills by nothing that it knew before: the view may be another one by now", () => {
+    const woken = (view: readonly string[]) => {
+      const story = servingServer("a1");
+      story.polled(statusOf(DC1, { lastCommitted: 101 }));
+      story.end("fence");
+      story.now += 60_000;
+      story.give({ on: "suspended", forMs: 60_000 });
+      story.give({ on: "wakeup" });
+      expect(story.has("kill")).toBe(false);
+      passPolled(story, FENCE_MS, { lastCommitted: 101, rejecting: true }, view);
+      return story.has("kill");
+    };
+    expect(woken(ALL)).toBe(false);
+    expect(woken(DC1)).toBe(true);
+  });
 });
 
 describe("Primary alone, fenced, with less than it needs", () => {
