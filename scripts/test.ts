@@ -20,9 +20,9 @@ const BIN = join(ROOT, "node_modules/.bin");
 const CLUSTER = ["tests/lab", "tests/cluster"];
 /** Most of a story is waiting for Galera, so that so many can run side by side. */
 const LANES = 2;
-/** What a runner that has ended may still have in its pipes. */
 /** Stories await conditions with bounds of their own. Bun takes this one from the command line only. */
 const OUTERMOST_BOUND_MS = 180_000;
+/** What a runner that has ended may still have in its pipes. */
 const LAST_WORDS_MS = 2_000;
 
 interface Count {
