@@ -1,12 +1,13 @@
 /**
  * What a decision costs: a report comes in, an ack or an order goes out.
  *
- *   bun scripts/bench_decide.ts [rounds, default 2000]
+ *   bun scripts/bench_decide.ts [rounds, default 10000]
  *
  * For clusters of 2+2 to 32+32 servers it measures the arbitrator's core with its mail: a report of a
  * server in calm until its ack, and the report that completes a component until the order to promote
- * it. Prints median and 99th percentile; exit 1 if the median of either is 50 µs or more for 2+2, or
- * grows faster than the number of servers.
+ * it. Prints median and 99th percentile, and what the first order of this process took, before the engine
+ * has compiled anything; exit 1 if the median of either is 50 µs or more for 2+2, or grows faster than the
+ * number of servers.
  */
 import { type ClusterConfig, parseClusterConfig } from "../lib/cluster_config.ts";
 import { type ArbitratorStart, arbitratorCore } from "../lib/core/arbitrator.ts";
@@ -28,7 +29,8 @@ import type { Message } from "../lib/message/mod.ts";
 import { fingerprint, groupOf } from "../lib/wsrep_status.ts";
 
 const SIZES = [2, 4, 8, 16, 32];
-const WARM_UP = 300;
+/** Rounds before those that count: the engine compiles what runs often, in steps, and a watch runs for months. */
+const WARM_UP = 3000;
 const TARGET_US = 50;
 /** A doubling of the servers may cost this much more than double: timers and caches are not exact. */
 const SLACK = 1.5;
@@ -171,12 +173,20 @@ function reportOf(
   };
 }
 
+interface Measured {
+  readonly ack: readonly number[];
+  readonly order: readonly number[];
+  /** The very first order, warm-up or not. */
+  readonly firstOrder: number;
+}
+
 /** Microseconds of each step that ended in the wanted effect. @throws Error if one did not */
-function measure(perSegment: number, rounds: number): { ack: number[]; order: number[] } {
+function measure(perSegment: number, rounds: number): Measured {
   const bench = new Bench(perSegment);
   const { config } = bench;
   const ack: number[] = [];
   const order: number[] = [];
+  let firstOrder = Number.NaN;
   let number = 0;
   for (let round = 0; round < rounds + WARM_UP; round++) {
     const server = config.servers[round % config.servers.length];
@@ -212,10 +222,11 @@ function measure(perSegment: number, rounds: number): { ack: number[]; order: nu
       );
       if (!ordered)
         throw new Error(`no order went out: ${JSON.stringify(bench.state.core.decisions[0])}`);
+      if (round === 0) firstOrder = tookUs;
       if (round >= WARM_UP) order.push(tookUs);
     }
   }
-  return { ack, order };
+  return { ack, order, firstOrder };
 }
 
 function share(values: readonly number[], part: number): number {
@@ -224,7 +235,7 @@ function share(values: readonly number[], part: number): number {
 }
 
 function main(): number {
-  const rounds = Number(process.argv[2] ?? 2000);
+  const rounds = Number(process.argv[2] ?? 10_000);
   if (!Number.isSafeInteger(rounds) || rounds < 10 || rounds > 100_000) {
     console.error("error: the number of rounds is 10 to 100000");
     return 2;
@@ -232,9 +243,10 @@ function main(): number {
   console.log("µs from a report in, by kind of what goes out, store excluded");
   console.log("servers   ack median    p99   order median    p99");
   let first: readonly [number, number] | null = null;
+  let cold = Number.NaN;
   let ok = true;
   for (const perSegment of SIZES) {
-    const { ack, order } = measure(perSegment, rounds);
+    const { ack, order, firstOrder } = measure(perSegment, rounds);
     const medians = [share(ack, 0.5), share(order, 0.5)] as const;
     const cells = [medians[0], share(ack, 0.99), medians[1], share(order, 0.99)].map((us) =>
       us.toFixed(1).padStart(7),
@@ -242,11 +254,15 @@ function main(): number {
     console.log(
       `${`${perSegment}+${perSegment}`.padEnd(7)} ${cells[0]?.padStart(12)} ${cells[1]} ${cells[2]?.padStart(14)} ${cells[3]}`,
     );
-    if (first === null) ok = Math.max(...medians) < TARGET_US;
-    first ??= medians;
+    if (first === null) {
+      ok = Math.max(...medians) < TARGET_US;
+      cold = firstOrder;
+      first = medians;
+    }
     const growth = (perSegment / (SIZES[0] ?? 1)) * SLACK;
     if (medians[0] > first[0] * growth || medians[1] > first[1] * growth) ok = false;
   }
+  console.log(`the first order of this process, for 2+2: ${cold.toFixed(0)} µs`);
   console.log(ok ? `ok: under ${TARGET_US} µs for 2+2, no worse than linear` : "too slow");
   return ok ? 0 : 1;
 }
