@@ -94,6 +94,7 @@ export type DbServerEffect =
   | { readonly do: "evict"; readonly uuids: readonly string[]; readonly anew: boolean }
   /** Sets the periods that an eviction waits for: evs.join_retrans_period, evs.keepalive_period. */
   | { readonly do: "tune"; readonly periodMs: Millis }
+  /** Read a stopped server's position, and put its gvwstate.dat aside. */
   | { readonly do: "read_position" }
   /** Go by the document that the arbitrator says is in force; followed by `config`. */
   | { readonly do: "adopt"; readonly mark: ConfigMark }

@@ -76,6 +76,8 @@ export async function performServer(
         command: recoverCommand(self),
         timeoutMs: RECOVER_TIMEOUT_MS,
       });
+      // Already now, not only before a start: somebody else may start it, past its watchdog.
+      removeGvwstate(self.datadir);
       return { on: "position", ...found };
     }
     case "fence": {

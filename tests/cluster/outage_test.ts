@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { readPosition, removeGvwstate, startArguments } from "../../lib/effects/datadir.ts";
+import { readPosition, startArguments } from "../../lib/effects/datadir.ts";
 import { until } from "../../lib/lab/exec.ts";
 import { namespacesImpossible } from "../../lib/lab/network.ts";
 import { missingNeeds } from "../../lib/lab/setup.ts";
@@ -198,12 +198,15 @@ describe.skipIf(unable)("on the lesser side", () => {
       for (const host of holders) minded.startMinder(host);
       await Bun.sleep(4_000);
       expect(holders.map((host) => watched.mariadbd(host))).toEqual([null, null]);
+      // But the file is put aside, whoever starts them next.
+      for (const host of holders) {
+        expect(existsSync(join(lab.server(host).datadir, "gvwstate.dat"))).toBe(false);
+      }
       // And where another manager starts them through the gate, which has no answer either.
       for (const host of holders) {
         const { datadir, command } = lab.server(host);
         const { position } = await readPosition(datadir, { command, timeoutMs: 60_000 });
         expect(position).not.toBeNull();
-        removeGvwstate(datadir);
         lab.startServer(host, { arguments: startArguments("join", position) });
       }
       const deadline = performance.now() + 8_000;

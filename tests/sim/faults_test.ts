@@ -364,10 +364,24 @@ describe("full outages and returns", () => {
     stage.isolate("dc1");
     stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
     stage.kill(stage.of("dc1"));
-    stage.run(100);
+    // Their watchdogs have not put the file aside yet.
+    stage.run(20);
     for (const name of stage.of("dc1")) stage.world.startBehind(stage.node(name));
     stage.run(40_000);
     expect(stage.of("dc1").some((name) => stage.serves(name))).toBe(false);
+    stage.endsWell();
+  });
+
+  test("a killed mariadbd that its watchdog has found stopped is started past it: without gvwstate.dat it is no Primary alone", () => {
+    const stage = new Stage({ weights: [[2], [1]], guards: true });
+    stage.isolate("dc1");
+    stage.until("a1, Primary without a grant, is killed", () => !stage.runs("a1"));
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.run(1_000);
+    stage.always("a1 is not Primary alone", () => !stage.primary("a1"));
+    stage.world.startBehind(stage.node("a1"));
+    stage.run(20_000);
+    stage.noLonger("a1 is not Primary alone");
     stage.endsWell();
   });
 

@@ -525,6 +525,11 @@ export class Galera {
     };
   }
 
+  /** gvwstate.dat of a stopped server is put aside. */
+  removeGvwstate(node: number): void {
+    if (this.procs[node] === null) get(this.#disks, node).gvwstate = null;
+  }
+
   // ---- SQL ---------------------------------------------------------------------------------
 
   /** Does a connection get an answer. */

@@ -879,6 +879,7 @@ export class World {
       case "read_position":
         process.after(random.between(50, 400), () => {
           const found = galera.recover(node);
+          galera.removeGvwstate(node);
           process.deliver({
             on: "position",
             position: found?.position ?? null,
