@@ -468,13 +468,15 @@ export function formed(turn: Turn, event: Extract<DbServerEvent, { on: "formed" 
   if (order === null) return;
   const { outcome, error } = event;
   if (outcome !== "given") log(turn, "form_failed", { epoch: order.order.epoch, outcome, error });
+  // A poll may be behind the statement: it is waited for, so that the attempts are not spent on one answer.
+  const moved = outcome === "changed" && !isExpected(turn, order);
   set(turn, {
     order: {
       ...order,
       phase: "verifying",
       given: order.given || outcome !== "changed",
       error,
-      tryAgainAt: outcome === "changed" ? turn.now : turn.now + FORM_WAIT_MS,
+      tryAgainAt: moved ? turn.now : turn.now + FORM_WAIT_MS,
     },
     pollAt: turn.now,
   });
@@ -493,16 +495,20 @@ export function continueOrder(turn: Turn): void {
     return;
   }
   if (turn.now < order.tryAgainAt) return;
-  const view = viewOf(status);
-  const moved = view !== order.order.expectedFingerprint;
-  if (!moved && order.attempts < FORM_ATTEMPTS) {
+  const expectedStill = isExpected(turn, order);
+  if (expectedStill && order.attempts < FORM_ATTEMPTS) {
     form(turn);
     return;
   }
-  const because = moved
-    ? `the view has changed to ${view ?? "none"}`
-    : `no Primary view after ${order.attempts} attempts: ${order.error ?? "pc.bootstrap had no effect"}`;
+  const because = expectedStill
+    ? `no Primary view after ${order.attempts} attempts: ${order.error ?? "pc.bootstrap had no effect"}`
+    : `the view has changed to ${viewOf(status) ?? "none"}`;
   giveUp(turn, order, because);
+}
+
+/** Is the view, by the last poll, the one that the order is about. */
+function isExpected(turn: Turn, order: OrderInHand): boolean {
+  return viewOf(turn.state.status) === order.order.expectedFingerprint;
 }
 
 /** The epoch of an eviction is on disk: from now on the list may be told. */

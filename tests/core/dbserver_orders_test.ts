@@ -428,6 +428,22 @@ describe("make_primary from order to answer", () => {
     expect(story.state.durable).toMatchObject({ epochObeyed: 3, epochServed: 0 });
   });
 
+  test("a statement that finds the view changed waits for the poll that shows it", () => {
+    const story = cutOff();
+    story.order();
+    const ticket = story.lastTicket;
+    for (let wake = 0; wake < 20; wake++) {
+      story.give({ on: "formed", outcome: "changed", error: "The server is in a Primary view" });
+      story.pass(1);
+    }
+    expect(story.effects.filter((one) => one.do === "form_primary")).toHaveLength(1);
+    story.polled(statusOf(DC2, { lastCommitted: 101, rejecting: true }));
+    expect(story.ackOf(ticket)).toMatchObject({
+      outcome: "ok",
+      because: "Primary after 1 attempt",
+    });
+  });
+
   test("an order whose epoch reaches the disk only after the view changed is refused, not carried out", () => {
     const story = cutOff();
     story.autoPersist = false;
