@@ -2,7 +2,7 @@
  * What must never be, checked as it happens, and what must come true in the end. Each check costs
  * little and runs only where something relevant has changed. A violation is kept, not thrown.
  */
-import type { ArbitratorDurable } from "../../lib/core/arbitrator_state.ts";
+import type { ArbitratorDurable, Grant } from "../../lib/core/arbitrator_state.ts";
 import type { ServerDurable } from "../../lib/core/dbserver_io.ts";
 import { type DbServerState, leaseOf } from "../../lib/core/dbserver_state.ts";
 import type { PartyId } from "../../lib/message/envelope.ts";
@@ -143,7 +143,7 @@ export class Watch {
       this.#granted.set(key, what);
       this.count(`granted ${grant.kind} (${grant.basis})`);
       if (grant.basis === "forced") this.forced = true;
-      if (grant.basis === "outwaited") this.#grantedByTime(grant.segment);
+      if (grant.basis === "outwaited") this.#grantedByTime(grant);
       if (!this.forced) this.#besideWriter(grant);
       if (this.#granted.size === EPOCHS_MAX)
         this.violate("epoch_flood", `${EPOCHS_MAX} epochs in one story`);
@@ -187,10 +187,15 @@ export class Watch {
     }
   }
 
-  /** A segment is granted the right by time: no promise that it rests on may last. */
-  #grantedByTime(segment: string): void {
+  /**
+   * A segment is granted the right by time: no promise that it rests on may last. Who is in the component that
+   * it is granted to has said so, and a lease is of the view that it was given in.
+   */
+  #grantedByTime({ segment, expectedFingerprint }: Grant): void {
+    const inside = fingerprintMembers(expectedFingerprint ?? "");
     for (const { name, core, now } of this.#awake(segment)) {
       const lease = leaseOf(core);
+      if (inside.includes(core.gcommUuid ?? "")) continue;
       if (lease !== null && lease.epoch === null && lease.until > now)
         this.violate("within_lease", `${segment} is granted, ${name} has a lease`);
     }

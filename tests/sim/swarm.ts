@@ -653,7 +653,8 @@ class Trouble {
           world.order({ verb: "retire", parameters: { ...signed, node: name } }, from);
       if (durable.draining.includes(id))
         world.order({ verb: "undrain", parameters: { ...signed, node: name } }, from);
-      if (durable.retired.includes(id))
+      // Who forces a side restores the others once it serves.
+      if (durable.retired.includes(id) && !holds.includes("outage.behind"))
         world.order({ verb: "restore", parameters: { ...signed, node: name } }, from);
     }
   }

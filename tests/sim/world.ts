@@ -560,12 +560,20 @@ export class World {
     this.watch.disturbed();
   }
 
-  /** The arbitrator's store: lost, torn, or an older copy put in its place. It restarts on it. */
+  /**
+   * The arbitrator's store: lost, torn, or an older copy put in its place. It restarts on it. The copy is one
+   * that cannot do harm unseen: no segment has a majority that has not heard of an epoch which it lacks.
+   */
   spoilStore(how: "lost" | "torn" | "restored"): void {
     const { disk, id } = this.arbiter;
     this.note(`store of ${id} ${how}`);
     this.crashArbitrator(this.random.between(200, 3000));
-    const older = disk.before[this.random.int(Math.max(1, disk.before.length))];
+    const copies = disk.before.filter(
+      ({ epoch }) =>
+        epoch === disk.durable.epoch ||
+        this.config.segments.every(({ name }) => !this.#unawareMajority(name, epoch)),
+    );
+    const older = copies[this.random.int(Math.max(1, copies.length))];
     if (how === "restored") {
       if (older !== undefined) disk.durable = older;
     } else {
@@ -573,6 +581,13 @@ export class World {
       this.arbiter.damaged = how === "lost" ? "its store is missing" : "its store is damaged";
     }
     this.watch.storeSpoiled();
+  }
+
+  /** Have more than half of a segment's servers heard of no epoch beyond that one. */
+  #unawareMajority(segment: string, epoch: number): boolean {
+    const own = this.servers.filter(({ config }) => config.segment === segment);
+    const unaware = own.filter(({ disk }) => disk.durable.epochSeen <= epoch);
+    return 2 * unaware.length > own.length;
   }
 
   diskFull(node: number | null, forMs: number): void {
