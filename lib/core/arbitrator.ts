@@ -216,11 +216,12 @@ function written(
     return;
   }
   const promisedAt = new Map(state.promisedAt);
-  for (const { revision, effect } of state.held) {
+  for (const { revision, effect, at: heldAt } of state.held) {
     if (revision > event.revision) continue;
     turn.effects.push(effect);
-    // The granter counts from its answer, which leaves only now.
-    for (const [id, at] of state.promisedAt) if (at <= now) promisedAt.set(id, Math.max(at, now));
+    // The granter counts from its answer, which leaves only now: of promises older than that, it has left.
+    for (const [id, at] of state.promisedAt)
+      if (at >= heldAt) promisedAt.set(id, Math.max(at, now));
   }
   set(turn, {
     writing: false,
@@ -257,12 +258,15 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
   const heard = new Map(state.heard);
   const member = before === undefined ? undefined : memberOf(before);
   const wroteAt = report.writers > 0 ? now : before?.wroteAt;
+  const downBefore = report.primary === "yes" ? undefined : before?.downSince;
+  const downSince = downBefore ?? (report.running === "down" ? now : undefined);
   heard.set(from, {
     report,
     at: now,
     weightChangedAt: weightChanged ? now : (before?.weightChangedAt ?? Number.NEGATIVE_INFINITY),
     ...(wroteAt === undefined ? {} : { wroteAt }),
     ...(member === undefined ? {} : { member }),
+    ...(downSince === undefined ? {} : { downSince }),
   });
   set(turn, { heard });
   watchFor(turn, now);

@@ -207,7 +207,9 @@ function stillKnows(state: ArbitratorState, server: DbServerConfig, now: Millis)
   const maxAgeMs = state.config.timing.suspectMs;
   const report = youngReport(state, server.id, { now, maxAgeMs });
   if (report === null || (state.heard.get(server.id)?.at ?? 0) < state.notedAt) {
-    return seenAt(state, server) >= sinceOf(state, "retire", server.id);
+    // Who was retired while it served may serve on for as long as it has been promised to.
+    const lately = report === null && !longSilent(state, server, now);
+    return lately || seenAt(state, server) >= sinceOf(state, "retire", server.id);
   }
   if (report.reading === true) return true;
   const position = standsAt(report);
@@ -236,12 +238,15 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
   if (down === 0) return { is: "none" };
   const { noted } = state.durable;
   const forced = forcedSegment(state, now);
-  const concerned = state.config.servers.filter((server) => {
-    if (state.durable.retired.includes(server.id) && !stillKnows(state, server, now)) return false;
+  const hasSay = ({ id }: DbServerConfig) => !state.durable.retired.includes(id);
+  const reckoned = state.config.servers.filter((server) => {
+    if (!hasSay(server) && !stillKnows(state, server, now)) return false;
     // A person's word stands for those alone who have long been silent.
     if (forced !== null) return server.segment === forced || !longSilent(state, server, now);
     return noted === null || noted.members.includes(server.name);
   });
+  // With everybody of the noted view retired, a person has to say what the others' rows are worth.
+  const concerned = reckoned.length > 0 ? reckoned : state.config.servers.filter(hasSay);
   const heard = concerned.map((server) => {
     const report = youngReport(state, server.id, { now, maxAgeMs });
     // A word from before the noted view stood says nothing about what happened in it.
@@ -293,8 +298,7 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
       "a person retires those that are foreign",
     );
   }
-  const { primarySegment: primary, retired } = state.durable;
-  const hasSay = ({ id }: DbServerConfig) => !retired.includes(id);
+  const { primarySegment: primary } = state.durable;
   const [first] = stood
     .filter(({ server }) => forced === null || server.segment === forced)
     .sort(
@@ -312,9 +316,10 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     .map(({ name }) => name);
   if (forced === null && noted !== null && left.length > 0 && behind(noted, first)) {
     const { server, report, position } = first;
+    const outside = noted.members.includes(server.name) ? "" : ", which it was not in,";
     return waiting(
       "outage.behind",
-      `${server.name} stands at ${position.seqno} of epoch ${report.epochServed}, the noted view began at ${noted.seqno} of epoch ${noted.epochServed}: ${left.join(", ")}, retired, may have the rows between`,
+      `${server.name} stands at ${position.seqno} of epoch ${report.epochServed}, the noted view${outside} began at ${noted.seqno} of epoch ${noted.epochServed}: ${left.join(", ")}, retired, may have rows that it lacks`,
       "they say where they stand, or a person accepts the loss: make_primary --force --allow-data-loss",
     );
   }
@@ -322,13 +327,14 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
 }
 
 /**
- * Has even the most advanced of those who are reckoned with less than the noted view had at its beginning:
- * a retirement takes the word of the others, but it is no consent to lose their rows.
+ * Has even the most advanced of those who are reckoned with less than the noted view had at its beginning, or
+ * was it not in it: a retirement takes the word of the others, but it is no consent to lose their rows.
  */
 function behind(
   noted: NotedView,
-  first: { readonly report: Report; readonly position: Position },
+  first: { readonly server: DbServerConfig; readonly report: Report; readonly position: Position },
 ): boolean {
-  const { report, position } = first;
+  const { server, report, position } = first;
+  if (!noted.members.includes(server.name)) return true;
   return report.epochServed < noted.epochServed || position.seqno < noted.seqno;
 }

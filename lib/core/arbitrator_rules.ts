@@ -59,6 +59,8 @@ export interface Facts {
   readonly notExcluded: readonly string[];
   readonly basis: Basis;
   readonly knowsNotedView: boolean;
+  /** Who outside has rows of a Primary view that nobody has told of; null if nobody has. */
+  readonly ahead: string | null;
   readonly openElsewhere: string | null;
   readonly better: string | null;
   readonly flapping: string | null;
@@ -145,13 +147,15 @@ export const RULES = [
   },
   {
     id: "lineage.noted",
-    demands: "The component has a server whose last Primary view is the newest one written down",
+    demands:
+      "The component has a server whose last Primary view is the newest one written down, and stands behind nobody who may have been Primary without it",
     because: "A newer Primary may have acknowledged commits that this one lacks",
     until: "a server of that view joins it, or a person says `make_primary --allow-data-loss`",
-    against: (facts) =>
-      facts.knowsNotedView || facts.person?.allowDataLoss === true
-        ? null
-        : "no server of the component was in the noted view",
+    against: (facts) => {
+      if (facts.person?.allowDataLoss === true) return null;
+      if (!facts.knowsNotedView) return "no server of the component was in the noted view";
+      return facts.ahead;
+    },
   },
   {
     id: "epoch.free",
@@ -252,6 +256,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
     notExcluded: outside.notExcluded,
     basis: forced ? "forced" : outside.basis,
     knowsNotedView: knowsNewest(state, candidate, active),
+    ahead: aheadOutside(state, candidate),
     openElsewhere,
     better: person?.allowDataLoss === true ? null : betterRival(state, candidate, { segment, now }),
     flapping: flapping(state, candidate, { segment, now }),
@@ -266,6 +271,7 @@ const NO_CANDIDATE = {
   unsynced: [],
   notExcluded: [],
   knowsNotedView: false,
+  ahead: null,
   better: null,
   flapping: null,
 } as const satisfies Partial<Facts>;
@@ -304,6 +310,27 @@ function knowsNewest(
     if (further && ids.has(id)) most = far;
     return !further || ids.has(id);
   });
+}
+
+/**
+ * Who outside stands beyond the candidate, where those outside could have been Primary together after it had
+ * left them: it has ended since, or lost the others, and nobody has told of that view. Where they could
+ * not, what they have more is what was in flight when the view broke.
+ */
+function aheadOutside(state: ArbitratorState, candidate: Candidate): string | null {
+  const { forkPoint, kind, lastCommitted, reporting } = candidate;
+  if (kind !== "form" || forkPoint === null) return null;
+  const inside = new Set(reporting.map(({ server }) => server.id));
+  const outside = state.config.servers.filter(({ id }) => !inside.has(id));
+  for (const { id, name } of outside) {
+    const heard = state.heard.get(id);
+    if (heard === undefined || heard.at < state.notedAt) continue;
+    const { position } = standing(id, heard.report);
+    if (position?.uuid !== forkPoint.uuid || position.seqno <= lastCommitted) continue;
+    if (quorumOf(state, candidate, outside) === null) return null;
+    return `${name} stands at ${position.seqno}, the component at ${lastCommitted}, and those outside could have been Primary together since`;
+  }
+  return null;
 }
 
 /** How far a server has come, running or not. */
@@ -498,7 +525,8 @@ function exclude(
   const open = doubts.map(({ server }) => server).filter((one) => !saysFenced(state, one, now));
   // A closed door keeps clients out, and its server's weight in: it may keep an open one Primary.
   const doubted = doubts.map(({ server }) => server);
-  const together = open.length === 0 ? null : quorumOf(state, candidate, doubted);
+  const helpers = outside.filter((one) => mayHaveHelped(state, one, open));
+  const together = open.length === 0 ? null : quorumOf(state, candidate, [...doubted, ...helpers]);
   const late = doubts.flatMap(({ server, doubt }) => {
     // Who forces gives their word that whoever has long been silent is stopped.
     if (forced && longSilent(state, server, now)) return [];
@@ -510,6 +538,20 @@ function exclude(
     return wait === null ? [] : [`${doubt} (${wait}; ${arithmetic})`];
   });
   return { notExcluded: late, basis: "outwaited" };
+}
+
+/**
+ * May a server that is down have kept one of these Primary until it ended, by its weight: what was
+ * acknowledged there meanwhile the candidate lacks. Not where each has been heard after its end.
+ */
+function mayHaveHelped(
+  { heard }: ArbitratorState,
+  server: DbServerConfig,
+  open: readonly DbServerConfig[],
+): boolean {
+  const downSince = heard.get(server.id)?.downSince;
+  if (downSince === undefined) return false;
+  return open.some(({ id }) => (heard.get(id)?.at ?? Number.NEGATIVE_INFINITY) < downSince);
 }
 
 /** Null if the server's own word says that it is not writable. */

@@ -112,6 +112,8 @@ export interface Heard {
   readonly wroteAt?: Millis;
   /** As which member it last ran, with what weight: one that is down, or whose watchdog is new, says neither. */
   readonly member?: { readonly uuid: string; readonly weight: number };
+  /** When it was first heard to be down, unless it has been Primary since. */
+  readonly downSince?: Millis;
 }
 
 /** As which member of a view a server counts, by its latest word of it. */
@@ -134,6 +136,8 @@ export interface PersonOrder {
 export interface Held {
   readonly revision: number;
   readonly effect: ArbitratorEffect;
+  /** Since when it waits. */
+  readonly at: Millis;
 }
 
 export interface ArbitratorState {

@@ -38,9 +38,10 @@ export function decided(turn: Turn, verdict: Verdict): void {
 
 /** Sends now, or once everything noted so far is on disk. */
 export function emit(turn: Turn, effect: ArbitratorEffect): void {
-  const { state } = turn;
-  if (state.revision === state.writtenRevision) turn.effects.push(effect);
-  else set(turn, { held: [...state.held, { revision: state.revision, effect }] });
+  const { state, now } = turn;
+  const { revision, held } = state;
+  if (revision === state.writtenRevision) turn.effects.push(effect);
+  else set(turn, { held: [...held, { revision, effect, at: now }] });
 }
 
 /** Acknowledges a person's message once everything it rests on is on disk. */

@@ -9,7 +9,7 @@ import { unreachable } from "../errors.ts";
 import type { Ack, ConfigMark, Position, Report } from "../message/dbserver.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
-import { holdsMajority, isJoint, namesIn } from "../wsrep_status.ts";
+import { fingerprintMembers, holdsMajority, isJoint, namesIn } from "../wsrep_status.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
 import {
   asideChanged,
@@ -183,8 +183,8 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     diverged: false,
     reseedFor: null,
     adopted: false,
-    claim: null,
     foundAt: null,
+    sharedEpoch: 0,
     proven: false,
     order: null,
     eviction: null,
@@ -523,6 +523,7 @@ function hearProcess(
       closed: !adopted,
       adopted,
       foundAt: null,
+      sharedEpoch: 0,
       lastPrimary: null,
       leaving: false,
     });
@@ -561,6 +562,7 @@ function hearProcess(
     proven: false,
     adopted: false,
     foundAt: null,
+    sharedEpoch: 0,
     startVerdict: "wait",
     position: null,
     positionRead: false,
@@ -599,16 +601,18 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   // A view that broke and healed while nobody looked has the very same members again, but not its number.
   const late = before !== null && startedAt - state.polledAt > UNWATCHED_MS;
   const unwatched = late && (changed || status.confId === null || status.confId !== before.confId);
-  const anew = changed || unwatched;
+  // Nobody receives who has been Primary all the time: it has left and come back between two polls.
+  const wasAway = before?.primary === true && receives(status) && !receives(before);
+  const anew = changed || unwatched || wasAway;
   const stood = status.stateUuid ?? before?.stateUuid ?? null;
-  if (before?.primary === true && !status.primary && stood !== null) {
+  if (before?.primary === true && (wasAway || !status.primary) && stood !== null) {
     leave(turn, { uuid: stood, seqno: Math.max(status.lastCommitted, before.lastCommitted) });
   } else if (standsApart(status) && stood !== null) {
     // What was delivered at the change of view is applied after it: the position goes on for a moment.
     leave(turn, { uuid: stood, seqno: status.lastCommitted });
   }
-  if ((state.adopted || unwatched) && stood !== null && status.lastCommitted >= 0) {
-    // Its watchdog was not there to see whether it left Primary: where it stands must be proven.
+  if ((state.adopted || unwatched || wasAway) && stood !== null && status.lastCommitted >= 0) {
+    // Its watchdog did not see it leave Primary, if it did: where it stands must be proven, its door open or not.
     set(turn, { adopted: false, foundAt: { uuid: stood, seqno: status.lastCommitted } });
   }
   const probe = probeAfter(state, status, { changed });
@@ -635,13 +639,15 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     lastPrimary: lastPrimaryOf(state, status),
     closed,
     probe,
-    // A Primary view after the one in which the number was raised.
-    claim: status.primary && view !== state.claim?.view ? null : state.claim,
     // Progress tells that commits have flowed since the poll before.
     flowedAt: state.probe === "hanging" && probe === "flowing" ? state.polledAt : state.flowedAt,
     hungAtSeqno: status.evsState === "OPERATIONAL" ? state.hungAtSeqno : status.lastCommitted,
-    proven: state.proven && status.primary,
+    proven: state.proven && status.primary && !wasAway,
+    sharedEpoch: sharedEpochAfter(state, status, { startedAt, anew: wasAway || unwatched }),
   });
+  const { claim } = state.durable;
+  // A Primary view after the one in which the number was raised.
+  if (claim !== null && status.primary && view !== claim.view) keep(turn, { claim: null });
   if (changed) {
     log(turn, "view", {
       from: before === null ? null : before.primary,
@@ -655,6 +661,32 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
 /** What has not changed keeps its identity. */
 function sameList(before: readonly string[], now: readonly string[]): readonly string[] {
   return before.length === now.length && now.every((one) => before.includes(one)) ? before : now;
+}
+
+/**
+ * The epoch that it shares with the members of its view, or of the one that it is being let into, by what they
+ * said before the poll: the poll finds this server among them. `anew`: it may have been elsewhere meanwhile.
+ */
+function sharedEpochAfter(
+  state: DbServerState,
+  status: WsrepStatus,
+  { startedAt, anew }: { readonly startedAt: Millis; readonly anew: boolean },
+): number {
+  if (!status.primary && !receives(status)) return 0;
+  let newest = anew ? 0 : state.sharedEpoch;
+  const members = fingerprintMembers(viewOf(status) ?? "").join();
+  for (const { report, at } of state.peers.values()) {
+    const { epochServed, epochBefore, fingerprint, primary } = report;
+    if (primary !== "yes" || at > startedAt || epochBefore !== undefined) continue;
+    if (epochServed > newest && fingerprintMembers(fingerprint ?? "").join() === members)
+      newest = epochServed;
+  }
+  return newest;
+}
+
+/** Does it take a state transfer. */
+function receives({ localState }: WsrepStatus): boolean {
+  return localState.startsWith("Joining");
 }
 
 /** Is it in no Primary view and receives nothing, so that its position is of its own rows. */
@@ -681,7 +713,7 @@ function inFlux(status: WsrepStatus): boolean {
 
 function lastPrimaryOf(state: DbServerState, status: WsrepStatus): Report["lastPrimary"] {
   // A live server that comes back to the very same members sees the same fingerprint, and receives.
-  const receiving = status.localState.startsWith("Joining");
+  const receiving = receives(status);
   if (!status.primary && receiving && state.lastPrimary !== null)
     return { ...state.lastPrimary, synced: false };
   const fingerprint = viewOf(status);
@@ -920,7 +952,8 @@ function openDoor(turn: Turn, because: string): void {
     const server = state.config.serverById.get(id);
     return server !== undefined && names.has(server.name) ? [epoch] : [];
   });
-  const epochServed = Math.max(state.durable.epochServed, state.promisedEpoch, ...peers);
+  const { promisedEpoch, sharedEpoch } = state;
+  const epochServed = Math.max(state.durable.epochServed, promisedEpoch, sharedEpoch, ...peers);
   if (epochServed !== state.durable.epochServed || state.durable.leftPrimary !== null) {
     keep(turn, {
       epochSeen: Math.max(epochServed, state.durable.epochSeen),

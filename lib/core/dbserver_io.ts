@@ -16,6 +16,11 @@ export interface ServerDurable {
   readonly epochServed: number;
   /** Where it stood when it last left Primary without having been proven in line since. */
   readonly leftPrimary: Position | null;
+  /**
+   * The epoch that it served under before a grant or an order raised the number, and the view that it was in
+   * then, while no other Primary view has been seen since; else null.
+   */
+  readonly claim: { readonly before: number; readonly view: string | null } | null;
 }
 
 export const SERVER_DURABLE_NONE: ServerDurable = {
@@ -24,6 +29,7 @@ export const SERVER_DURABLE_NONE: ServerDurable = {
   epochObeyed: 0,
   epochServed: 0,
   leftPrimary: null,
+  claim: null,
 };
 
 /** Is there a mariadbd, as the kernel says. */

@@ -101,7 +101,7 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     writers: writersOf(state, now),
     ...(state.process.is === "stopped" && !state.positionRead ? { reading: true } : {}),
     ...(stood === null ? {} : { stood }),
-    ...(state.claim === null ? {} : { epochBefore: state.claim.before }),
+    ...(durable.claim === null ? {} : { epochBefore: durable.claim.before }),
     ...(state.adopted ? { adopted: true } : {}),
     ...(state.aside.found.length === 0 ? {} : { aside: asideReport(state, now) }),
     pollAgeMs: status === null ? 0 : Math.max(0, Math.min(86_400_000, now - state.polledAt)),

@@ -217,11 +217,10 @@ export interface DbServerState {
   /** A mariadbd that this watchdog did not start has not answered yet: nobody saw where it has been. */
   readonly adopted: boolean;
   /**
-   * The epoch that it served under before a grant or an order raised the number, and the view that it was in
-   * then, while no other Primary view has been seen since; else null. Held in memory: whoever forgets it
-   * counts as one that has served.
+   * The newest epoch that a member of its view has certainly served under, while it has been Primary ever
+   * since: the rows of that epoch are its own too, whether or not it has served itself. 0 for none.
    */
-  readonly claim: { readonly before: number; readonly view: string | null } | null;
+  readonly sharedEpoch: number;
   /** Where such a mariadbd stood when first asked, until it is proven in line; else null. */
   readonly foundAt: Position | null;
   /** Its rows are the base of its epoch, by the arbitrator's order: there is nothing to compare. */

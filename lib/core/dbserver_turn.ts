@@ -28,17 +28,16 @@ export function serveUnder(
   epochServed: number,
   { certain }: { readonly certain: boolean },
 ): void {
-  const { claim, durable, status } = turn.state;
-  const before = claim?.before ?? durable.epochServed;
-  keep(turn, { epochServed });
-  set(turn, { claim: certain ? null : { before, view: viewOf(status) } });
+  const { durable, status } = turn.state;
+  const before = durable.claim?.before ?? durable.epochServed;
+  keep(turn, { epochServed, claim: certain ? null : { before, view: viewOf(status) } });
 }
 
 /** An order was void: what the server had served under before it counts again. */
 export function takeBack(turn: Turn, servedBefore: number): void {
-  const { claim } = turn.state;
-  keep(turn, { epochServed: servedBefore });
-  set(turn, { claim: claim !== null && claim.before < servedBefore ? claim : null });
+  const { claim } = turn.state.durable;
+  const stays = claim !== null && claim.before < servedBefore;
+  keep(turn, { epochServed: servedBefore, claim: stays ? claim : null });
 }
 
 export function log(turn: Turn, event: string, fields: Readonly<Record<string, unknown>>): void {

@@ -29,6 +29,11 @@ export const ServerDurableSchema: v.GenericSchema<unknown, ServerDurable> = v.st
   epochObeyed: CountSchema,
   epochServed: CountSchema,
   leftPrimary: v.nullable(PositionSchema),
+  // A file of before there were such is read all the same.
+  claim: v.optional(
+    v.nullable(v.strictObject({ before: CountSchema, view: v.nullable(FingerprintSchema) })),
+    null,
+  ),
 });
 
 export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable> = v.strictObject({

@@ -322,6 +322,48 @@ describe("outside.excluded", () => {
     expect(verdictBeside(["a1", "a2", "a3", "b1"])).not.toContain("could be Primary together");
   });
 
+  test("outside.excluded: one that has ended since may have kept an open one Primary until then", () => {
+    const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
+    const verdictAfter = (ended: boolean) => {
+      const story = calmArbitrator({ config: coreCluster({ segments }) });
+      story.pass(60_000);
+      story.reports(["a2", "a3"], down(90));
+      // The open ones are heard once more after their end, or not.
+      if (ended) story.reports(["a1", "b1"]);
+      story.pass(60_000);
+      story.reports(["a2", "a3"], down(90));
+      story.reports(["b2", "b3"], { view: ["b2", "b3"], primary: "no" });
+      return story.verdict("dc2");
+    };
+    expect(verdictAfter(false).because).toContain("could be Primary together");
+    expect(verdictAfter(true).rule).not.toBe("outside.excluded");
+  });
+
+  test("lineage.noted: where the others could have been Primary together, and one of them stands further, a person decides", () => {
+    const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
+    const promoted = (seen: Seen, left: readonly string[] = ["b1"]) => {
+      const story = calmArbitrator({ config: coreCluster({ segments }) });
+      story.pass(60_000);
+      story.reports(["a1", ...left], { view: ["a1", ...left], primary: "no", ...seen });
+      story.report("a2", down(90));
+      const rest = segments.dc2.filter((name) => !left.includes(name));
+      story.reports(rest, { view: rest, primary: "no", lastCommitted: 100 });
+      return story;
+    };
+    const beyond = promoted({ lastCommitted: 101 });
+    expect(beyond.verdict("dc2")).toMatchObject({
+      rule: "lineage.noted",
+      because:
+        "a1 stands at 101, the component at 100, and those outside could have been Primary together since",
+    });
+    expect(promoted({ lastCommitted: 100 }).order().order.segment).toBe("dc2");
+    // Half of the view is no quorum: what it has more was in flight when the view broke.
+    expect(promoted({ lastCommitted: 101 }, []).order().order.segment).toBe("dc2");
+    const force = { segment: "dc2", force: false, allowDataLoss: true, acceptedLoss: null };
+    beyond.person({ verb: "make_primary", parameters: { ...force, who: "eve", why: "test" } });
+    expect(beyond.order().order.segment).toBe("dc2");
+  });
+
   test("outside.excluded: an outwait with a guard is evidence, once it is over", () => {
     const story = calmArbitrator({ config: HEAVY });
     story.reports(DC1, { guard: true });

@@ -729,7 +729,7 @@ describe("full outage", () => {
     expect(story.verdict("dc1")).toMatchObject({
       rule: "outage.behind",
       because:
-        "a1 stands at 149 of epoch 0, the noted view began at 150 of epoch 0: b2, retired, may have the rows between",
+        "a1 stands at 149 of epoch 0, the noted view began at 150 of epoch 0: b2, retired, may have rows that it lacks",
     });
     story.report("a2", down(150));
     expect(story.orders()[0]?.to).toBe("dbserver.2");
@@ -744,6 +744,51 @@ describe("full outage", () => {
     const force = { segment: "dc1", allowDataLoss: true, ...LOSS, ...SIGNED };
     epoch.person({ verb: "make_primary", parameters: force });
     expect(epoch.orders()).toHaveLength(1);
+  });
+
+  test("outage.behind: nor does anybody outside the noted view begin when all of it are retired", () => {
+    const story = calmArbitrator();
+    story.reports(ALL, { fingerprint: JOINED, lastCommitted: 150 });
+    story.reports(DC2, { view: DC2, lastCommitted: 160 });
+    story.pass(20_000);
+    story.effects = [];
+    story.reports(DC1, down(170));
+    story.reports(DC2, down(-1));
+    expect(story.verdict("dc1").rule).toBe("outage.position");
+    for (const node of DC2) story.person({ verb: "retire", parameters: { node, ...SIGNED } });
+    expect(story.orders()).toEqual([]);
+    expect(story.verdict("dc1")).toMatchObject({
+      rule: "outage.behind",
+      because:
+        "a1 stands at 170 of epoch 0, the noted view, which it was not in, began at 160 of epoch 0: b1, b2, retired, may have rows that it lacks",
+    });
+    const force = { segment: "dc1", allowDataLoss: true, ...LOSS, ...SIGNED };
+    story.person({ verb: "make_primary", parameters: force });
+    expect(story.orders()).toHaveLength(1);
+  });
+
+  test("outage.silent: one that is retired while it serves may do so for as long as it has been promised to", () => {
+    const story = calmArbitrator();
+    story.pass(2_500);
+    story.reports(["a1", "a2", "b1"], down(100));
+    story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+    expect(story.verdict("dc1").rule).toBe("outage.silent");
+    expect(story.orders()).toEqual([]);
+    story.pass(story.config.outwaitMs);
+    story.reports(["a1", "a2", "b1"], down(100));
+    expect(story.orders()).toHaveLength(1);
+  });
+
+  test("what is written restarts the outwait of the promises that waited for it, and of no others", () => {
+    const story = calmArbitrator();
+    const promised = story.state.promisedAt.get("dbserver.4") ?? 0;
+    story.now += 1_000;
+    story.autoWrite = false;
+    story.reports(["a1", "b1"], { fingerprint: JOINED, lastCommitted: 150 });
+    story.now += 300;
+    story.written();
+    expect(story.state.promisedAt.get("dbserver.3")).toBe(story.now);
+    expect(story.state.promisedAt.get("dbserver.4")).toBe(promised);
   });
 
   test("outage.position: a server that cannot say where it stands holds everything up", () => {

@@ -452,6 +452,8 @@ describe("make_primary from order to answer", () => {
     const persist = { do: "persist", durable: story.state.durable } as const;
     story.polled(statusOf(ALL, { lastCommitted: 101 }));
     story.done(persist);
+    // And that a Primary view has been seen since the number rose.
+    story.done({ do: "persist", durable: story.state.durable });
     expect(story.ackOf(ticket)).toMatchObject({
       outcome: "refused",
       because: "view.expected: this server is Primary",

@@ -4,6 +4,7 @@ import type { DbServerEvent } from "../../lib/core/dbserver_io.ts";
 import { rightOf } from "../../lib/core/dbserver_state.ts";
 import type { Report } from "../../lib/message/dbserver.ts";
 import type { PartyId } from "../../lib/message/envelope.ts";
+import type { WsrepStatus } from "../../lib/wsrep_status.ts";
 import {
   ALL,
   ARBITRATOR,
@@ -308,8 +309,7 @@ describe("the door", () => {
     expect(story.lastReport).toMatchObject({ running: "down", epochServed: 3, epochBefore: 0 });
     const again = new ServerStory("a1", { durable: story.state.durable });
     again.stops();
-    expect(again.lastReport.epochServed).toBe(3);
-    expect(again.lastReport.epochBefore).toBeUndefined();
+    expect(again.lastReport).toMatchObject({ running: "down", epochServed: 3, epochBefore: 0 });
   });
 
   test("that opens in a view of the grant's own, or by the word of a joint view, serves under it for certain", () => {
@@ -724,6 +724,46 @@ describe("lineage", () => {
     expect(donorAmong({ b1: waits })).toBe("b1");
     expect(donorAmong({ b1: { ...waits, stood: { ...stood, seqno: 100 } } })).toBe("b1");
     expect(donorAmong({ b1: { ...waits, epochSeen: 4 } })).toBeNull();
+  });
+
+  test("one that receives has been away, though every poll found it Primary: where it stood is compared", () => {
+    for (const localState of ["Joining: receiving State Transfer", "Synced"]) {
+      const story = servingServer("a1");
+      story.polled(statusOf(ALL, { lastCommitted: 105 }));
+      const view = ["a1", "b1", "b2"];
+      story.now += 200;
+      story.polled(statusOf(view, { lastCommitted: 105, rejecting: true, localState }));
+      story.polled(statusOf(view, { lastCommitted: 130, rejecting: true }));
+      story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+      // By the view alone nothing tells that it had gone.
+      expect(story.lastReport.diverged).toBe(localState !== "Synced");
+    }
+  });
+
+  test("a server serves under what a member of its view had served under, though that one has gone since", () => {
+    const opened = (after: readonly Partial<WsrepStatus>[], peer: Partial<Report> = {}) => {
+      const story = leftAt(100);
+      hearPeer(story, "b1", {
+        epochSeen: 5,
+        epochServed: 5,
+        fenced: true,
+        serving: "off",
+        ...peer,
+      });
+      story.now += 1;
+      story.polled(statusOf(ALL, { lastCommitted: 100, rejecting: true }));
+      for (const status of after) story.polled(statusOf(ALL, { rejecting: true, ...status }));
+      story.polled(statusOf(["a1", "a2", "b2"], { lastCommitted: 130, rejecting: true }));
+      // An answer without a promise: the right comes of the others' vouches.
+      story.leased({ promise: null, arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+      story.vouched("b2");
+      expect(story.has("unfence")).toBe(true);
+      return story.state.durable.epochServed;
+    };
+    expect(opened([])).toBe(5);
+    expect(opened([], { epochBefore: 4 })).toBe(0);
+    expect(opened([], { primary: "no" })).toBe(0);
+    expect(opened([{ primary: false, lastCommitted: 100 }])).toBe(0);
   });
 
   test("a stop is said in a report before it happens, until mariadbd has ended", () => {

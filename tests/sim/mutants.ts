@@ -140,7 +140,13 @@ export const MUTANTS: readonly Mutant[] = [
     id: "lineage.dropped",
     breaks: "A component without any server of the newest Primary view may be promoted",
     scenario: "dc1 is not promoted without dc2's word",
-    edits: [{ file: RULES, from: "facts.knowsNotedView ||", to: "true ||" }],
+    edits: [
+      {
+        file: RULES,
+        from: "if (!facts.knowsNotedView) return",
+        to: "if (facts.counted < 0) return",
+      },
+    ],
   },
   {
     id: "epoch.free.dropped",
@@ -204,8 +210,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: "lib/core/arbitrator_turn.ts",
-        from: "if (state.revision === state.writtenRevision) turn",
-        to: "if (state.revision >= 0) turn",
+        from: "if (revision === state.writtenRevision) turn",
+        to: "if (revision >= 0) turn",
       },
     ],
   },
@@ -865,7 +871,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: OUTAGE,
-        from: 'return seenAt(state, server) >= sinceOf(state, "retire", server.id);',
+        from: 'return lately || seenAt(state, server) >= sinceOf(state, "retire", server.id);',
         to: "return false;",
       },
     ],
@@ -879,6 +885,43 @@ export const MUTANTS: readonly Mutant[] = [
         file: OUTAGE,
         from: "left.length > 0 && behind(noted, first)",
         to: "left.length > 64 && behind(noted, first)",
+      },
+    ],
+  },
+  {
+    id: "helpers.gone",
+    breaks:
+      "A server that has ended since weighs nothing for the open one that it was Primary with",
+    scenario: "H2: the same, and those who kept the open one Primary have ended since",
+    edits: [
+      {
+        file: RULES,
+        from: "outside.filter((one) => mayHaveHelped(state, one, open))",
+        to: "outside.filter(() => false)",
+      },
+    ],
+  },
+  {
+    id: "ahead.ignored",
+    breaks: "Who stands behind those that were Primary without it is promoted all the same",
+    scenario: "H2: the same, and those who kept the open one Primary have ended since",
+    edits: [
+      {
+        file: RULES,
+        from: "return facts.ahead;",
+        to: "return null;",
+      },
+    ],
+  },
+  {
+    id: "claim.forgotten",
+    breaks: "A watchdog that restarts takes a claimed epoch for one that it has served under",
+    scenario: "its watchdog remembers that, and b1 begins",
+    edits: [
+      {
+        file: SERVER,
+        from: "    durable: start.durable,",
+        to: "    durable: { ...start.durable, claim: null },",
       },
     ],
   },

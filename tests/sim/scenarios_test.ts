@@ -420,6 +420,25 @@ describe("holes of earlier rules", () => {
       stage.endsWell({ mayLose: true });
     });
 
+  test("H2: the same, and those who kept the open one Primary have ended since: what it has acknowledged is not left behind", () => {
+    const stage = new Stage({ weights: BALANCED_3_3 });
+    stage.world.crashWatchdog(stage.node("a1"), Number.POSITIVE_INFINITY);
+    const rest = [...stage.site("dc1"), "b3"];
+    stage.cut(["b1", "b2"], rest);
+    stage.cut(rest, ["arbitrator"]);
+    stage.until("the rest stands", () => stage.view("a1").length === 4);
+    stage.until("a2 and a3 have ended", () => !stage.runs("a2") && !stage.runs("a3"));
+    stage.always("dc2 is not promoted", () => stage.grant?.segment !== "dc2");
+    stage.heal();
+    stage.cut(["b1", "b2"], rest);
+    stage.cut(["a1", "b3"], ["arbitrator"]);
+    stage.run(8_000);
+    expect(stage.position("a2").seqno).toBeGreaterThan(stage.position("b1").seqno);
+    expect(stage.verdict("dc2").because).toContain("could be Primary together");
+    stage.noLonger("dc2 is not promoted");
+    stage.endsWell();
+  });
+
   test("H12: dc2 has just vouched when dc1 loses power: the arithmetic lifts the refusal, so the early view change is used", () => {
     const stage = new Stage({ galera: { suspectMs: [1700, 1710] } });
     stage.powerOff(stage.of("dc1"));
@@ -586,6 +605,26 @@ describe("holes of earlier rules", () => {
       expect(stage.view("a1")).toEqual(stage.view("b1"));
       stage.until("a1 is killed", () => !stage.runs("a1"));
       if (stage.position("a1").seqno < stage.position("b1").seqno) behind++;
+      stage.endsWell();
+    }
+    expect(behind).toBeGreaterThan(0);
+  });
+
+  test("H19: a1 has claimed the epoch only when both lose power: its watchdog remembers that, and b1 begins", () => {
+    let behind = 0;
+    for (let seed = 1; seed <= 12; seed++) {
+      const stage = new Stage({
+        seed,
+        weights: [[2], [1]],
+        onDoubleFault: "fence",
+        galera: { applyLagMs: [100, 400] },
+      });
+      stage.world.hangMariadbd(stage.node("a1"), 20_000);
+      stage.until("a1 counts as served under it", () => stage.disk("a1").durable.epochServed === 1);
+      expect(stage.view("a1")).toEqual(stage.view("b1"));
+      stage.powerOff(stage.all());
+      if (stage.position("a1").seqno < stage.position("b1").seqno) behind++;
+      stage.powerOn(stage.all());
       stage.endsWell();
     }
     expect(behind).toBeGreaterThan(0);
