@@ -30,7 +30,7 @@ import {
   tendWishes,
   wishesFor,
 } from "./arbitrator_orders.ts";
-import { chooseBootstrap, joiningAfter, startVerdict } from "./arbitrator_outage.ts";
+import { chooseBootstrap, donorsFor, joiningAfter, startVerdict } from "./arbitrator_outage.ts";
 import { clip, type Facts, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
 import {
   type ArbitratorDurable,
@@ -936,6 +936,7 @@ function answerReport(turn: Turn, from: PartyId, report: Report, ticket: number)
             ...(state.mark === null ? {} : { config: state.mark }),
             ...wishesFor(state, from),
             start,
+            ...(start === "reseed" ? { donors: donorsFor(state, now) } : {}),
           },
   };
   // A promise rests on the noted view, and a server remembers the epochs that it is told of: after

@@ -17,6 +17,7 @@ import {
   type NotedView,
   namesOf,
   sinceOf,
+  stoodBeyond,
   youngReport,
 } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
@@ -153,6 +154,19 @@ export function startVerdict(
   if (twoPrimaries(state, now)) return "wait";
   if (!goneOnWithout(state, { name, report }, now) || !mayJoin(state, from, now)) return "wait";
   return report.diverged || beyondFork(state, report) ? "reseed" : "join";
+}
+
+/**
+ * Whose data a server may take: Primary, Synced, and beyond no fork point. Those are judged here, since a server
+ * whose own epoch is forgotten is told of no fork point that it could judge others by.
+ */
+export function donorsFor(state: ArbitratorState, now: Millis): readonly PartyId[] {
+  const maxAgeMs = state.config.timing.suspectMs;
+  return state.config.servers.flatMap(({ id }) => {
+    const report = youngReport(state, id, { now, maxAgeMs });
+    if (report?.primary !== "yes" || report.localState !== "Synced" || report.diverged) return [];
+    return stoodBeyond(state, report) ? [] : [id];
+  });
 }
 
 /** The server to begin with, or why there is none. */

@@ -74,6 +74,8 @@ type DbServerCore = Core<DbServerState, DbServerEvent, DbServerEffect> & {
 const SENT_MAX = 256;
 /** A write that failed is tried again. */
 const WRITE_AGAIN_MS = 1_000;
+/** One list for all: what is the same has the same identity. */
+const NO_DONORS: readonly PartyId[] = [];
 /** Waits between starts that failed: doubled from the first, up to the last. */
 const RESTART_FIRST_MS = 1_000;
 const RESTART_MAX_MS = 30_000;
@@ -180,6 +182,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     retired: [],
     primarySegment: null,
     startVerdict: "wait",
+    donors: NO_DONORS,
     diverged: false,
     reseedFor: null,
     adopted: false,
@@ -462,6 +465,7 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
     toldAt: sentAt,
     vainSince: vainAfter(turn, event, { sent: sent.parameters, verdict: arbitrator.start }),
     startVerdict: judgedOnPosition(turn.state, sent.parameters) ? arbitrator.start : "wait",
+    donors: arbitrator.donors ?? NO_DONORS,
   });
   hearWishes(turn, arbitrator);
 }

@@ -355,7 +355,8 @@ function hearReseed(turn: Turn, ticket: number, order: StartOrder): void {
 /**
  * Whose data a reseeded server takes: left alone, Galera prefers a neighbour of the same segment, which
  * may have the very rows that are to go (measured). One that serves has been proven in line; where
- * nobody serves yet, one that began the newest epoch, or stood beyond no fork point by its own word.
+ * nobody serves yet, one that began the newest epoch, or stood beyond no fork point by its own word or the
+ * arbitrator's.
  * Of equals the last in the config's order: a donor commits nothing while it is copied, and the first is
  * the one that a single writer is led to.
  */
@@ -372,7 +373,8 @@ export function donorFor(
     const { report } = heard;
     if (report.primary !== "yes" || report.localState !== "Synced" || report.diverged) continue;
     const serves = report.serving === "on";
-    if (!serves && (serving || !isInLine(state, report))) continue;
+    const inLine = serves || state.donors.includes(server.id) || isInLine(state, report);
+    if (!inLine || (serving && !serves)) continue;
     const rank = (serves ? 2 : 0) + (server.segment === primarySegment ? 1 : 0);
     if (best === null || rank >= best.rank) best = { name: server.name, rank };
   }

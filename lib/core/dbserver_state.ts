@@ -210,6 +210,8 @@ export interface DbServerState {
   readonly retired: readonly PartyId[];
   readonly primarySegment: string | null;
   readonly startVerdict: "join" | "reseed" | "bootstrap" | "wait";
+  /** Whose rows are in line by the arbitrator's word, said with the verdict "reseed". */
+  readonly donors: readonly PartyId[];
 
   readonly diverged: boolean;
   /** Why a person wants its data transferred anew, while that has not begun; else null. */

@@ -243,6 +243,8 @@ export const AckSchema = v.strictObject({
       startOrders: v.optional(CountSchema),
       /** Verdict for a stopped server. */
       start: v.picklist(["join", "reseed", "bootstrap", "wait"]),
+      /** With the verdict "reseed": whose rows are in line with every epoch, serving or not. @default none */
+      donors: v.optional(v.pipe(v.array(PartyIdSchema), v.maxLength(64), v.readonly())),
     }),
   ),
 });

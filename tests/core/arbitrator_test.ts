@@ -791,6 +791,19 @@ describe("full outage", () => {
     expect(story.state.promisedAt.get("dbserver.4")).toBe(promised);
   });
 
+  test("a reseed names whose rows are in line: Primary, Synced, and beyond no fork point", () => {
+    const epochs = [{ epoch: 5, segment: "dc1", forkPoint: { uuid: STATE_UUID, seqno: 100 } }];
+    const story = calmArbitrator({ durable: { epoch: 5, epochs } });
+    const stood = { uuid: STATE_UUID, seqno: 100 };
+    const view = ["a1", "b1", "b2"];
+    story.report("a1", { view, epochSeen: 5, stood });
+    story.report("b1", { view, epochSeen: 5, stood: { ...stood, seqno: 101 } });
+    story.report("b2", { view, localState: "Joined" });
+    const ack = story.report("a2", down(101));
+    expect(ack?.arbitrator).toMatchObject({ start: "reseed", donors: ["dbserver.1"] });
+    expect(story.report("a2", down(100))?.arbitrator?.donors).toBeUndefined();
+  });
+
   test("outage.position: a server that cannot say where it stands holds everything up", () => {
     const story = outage({ a1: 100, a2: 100, b1: 100, b2: null });
     expect(story.verdict("dc2")).toMatchObject({

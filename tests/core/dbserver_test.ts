@@ -699,12 +699,15 @@ describe("lineage", () => {
   });
 
   test("the donor of a reseed serves, in the primary segment where it can be; else it began the epoch, or stood beyond no fork point", () => {
-    const donorAmong = (peers: Readonly<Record<string, Partial<Report>>>) => {
+    const donorAmong = (
+      peers: Readonly<Record<string, Partial<Report>>>,
+      told: { readonly donors?: readonly PartyId[] } = {},
+    ) => {
       const story = leftAt(105);
       story.stops("killed");
       story.position(105);
       for (const [name, changes] of Object.entries(peers)) hearPeer(story, name, changes);
-      story.leased({ promise: null, arbitrator: RESEED });
+      story.leased({ promise: null, arbitrator: { ...RESEED, ...told } });
       story.pass(600);
       const start = story.effects.findLast((one) => one.do === "start");
       return start?.do === "start" ? start.donor : null;
@@ -724,6 +727,13 @@ describe("lineage", () => {
     expect(donorAmong({ b1: waits })).toBe("b1");
     expect(donorAmong({ b1: { ...waits, stood: { ...stood, seqno: 100 } } })).toBe("b1");
     expect(donorAmong({ b1: { ...waits, epochSeen: 4 } })).toBeNull();
+    // Where its own epoch is forgotten it can judge nobody: the arbitrator has.
+    const b1 = { b1: { ...waits, stood } };
+    expect(donorAmong(b1, { donors: ["dbserver.3"] })).toBe("b1");
+    expect(donorAmong(b1, { donors: ["dbserver.4"] })).toBeNull();
+    expect(
+      donorAmong({ b1: { ...waits, localState: "Joined" } }, { donors: ["dbserver.3"] }),
+    ).toBeNull();
   });
 
   test("one that receives has been away, though every poll found it Primary: where it stood is compared", () => {
