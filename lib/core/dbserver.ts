@@ -1019,10 +1019,13 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
   const guest = config.segments.some(
     ({ name }) => name !== self.segment && holdsMajority(config, name, names, retired),
   );
-  // Where another segment holds an epoch since, no answer will ever be a grant.
+  // Where another segment holds an epoch since, no answer will ever be a grant; nor where a lost store granted
+  // one: its fork point is unknown (-1), and the segment of its record is a guess.
   const barred = state.epochs.some(
     ({ epoch, segment, forkPoint }) =>
-      forkPoint !== null && segment !== state.self.segment && epoch > state.durable.epochServed,
+      forkPoint !== null &&
+      epoch > state.durable.epochServed &&
+      (segment !== state.self.segment || forkPoint.seqno < 0),
   );
   // Then whoever is down has newer rows, which would end with its joining this view.
   const needed = !barred && nobodyElse(turn);

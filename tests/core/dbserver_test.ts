@@ -1,8 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import type { ClusterConfig } from "../../lib/cluster_config.ts";
+import { unknownFork } from "../../lib/core/arbitrator_state.ts";
 import type { DbServerEvent } from "../../lib/core/dbserver_io.ts";
 import { rightOf } from "../../lib/core/dbserver_state.ts";
-import type { Report } from "../../lib/message/dbserver.ts";
+import type { EpochRecord, Report } from "../../lib/message/dbserver.ts";
 import type { PartyId } from "../../lib/message/envelope.ts";
 import type { WsrepStatus } from "../../lib/wsrep_status.ts";
 import {
@@ -608,12 +609,11 @@ describe("Primary alone, fenced, with less than it needs", () => {
   });
 
   test("it is killed where those who are down hold a newer epoch: their rows would end with their joining it", () => {
-    const barred = (segment: string) => {
+    const barred = (segment: string, forkPoint: EpochRecord["forkPoint"]) => {
       const story = servingServer("b1", { config: THREE });
       const view = ["a1", "b1", "b2"];
       story.polled(statusOf(view, { lastCommitted: 101 }));
       story.end("fence");
-      const forkPoint = { uuid: STATE_UUID, seqno: 100 };
       story.leased({
         promise: null,
         arbitrator: { epoch: 5, epochs: [{ epoch: 5, segment, forkPoint }] },
@@ -625,8 +625,12 @@ describe("Primary alone, fenced, with less than it needs", () => {
       }
       return story.has("kill");
     };
-    expect(barred("dc1")).toBe(true);
-    expect(barred("dc2")).toBe(false);
+    const known = { uuid: STATE_UUID, seqno: 100 };
+    expect(barred("dc1", known)).toBe(true);
+    expect(barred("dc2", known)).toBe(false);
+    expect(barred("dc1", null)).toBe(false);
+    // Of an epoch that a lost store has granted, the record's segment is a guess.
+    expect(barred("dc2", unknownFork(5, "dc2").forkPoint)).toBe(true);
   });
 
   test("it is killed where another one runs, or may have been started as a Primary", () => {

@@ -942,4 +942,24 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
   },
+  {
+    id: "epoch.unshared",
+    breaks: "Who was in a view with a server of an epoch takes its own rows for older ones",
+    scenario: "they vouch for each other under that epoch, and b1 joins them",
+    edits: [
+      { file: SERVER, from: "promisedEpoch, sharedEpoch, ...peers", to: "promisedEpoch, ...peers" },
+    ],
+  },
+  {
+    id: "fork.guessed",
+    breaks: "The segment guessed for an epoch that a lost store had granted is taken for known",
+    scenario: "a1, Primary alone and never proven, makes way for b1",
+    edits: [
+      {
+        file: SERVER,
+        from: "(segment !== state.self.segment || forkPoint.seqno < 0)",
+        to: "segment !== state.self.segment",
+      },
+    ],
+  },
 ];

@@ -61,6 +61,38 @@ function longerLoser(options: StageOptions & { readonly ahead?: boolean } = {}):
   throw new Error("No seed leaves the lost side with more commits");
 }
 
+/**
+ * A full outage of 1+2, after which b1 begins in an epoch of dc2, as it has the most rows: a1 had gone first.
+ * `before` is the arbitrator's store as it was before.
+ */
+function beginsWithB1(a1Weight: number) {
+  const stage = new Stage({ weights: [[a1Weight], [1, 1]], interMs: 60 });
+  const before = stage.store;
+  stage.powerOff(["a1"]);
+  stage.run(2000);
+  stage.powerOff(["b1", "b2"]);
+  stage.run(1000);
+  stage.powerOn(stage.all());
+  stage.until("b1 is Primary", () => stage.primary("b1"), 60_000);
+  expect(stage.grant?.segment).toBe("dc2");
+  return { stage, before };
+}
+
+/** Heavy a1 hangs in the joint view with b1, has been granted the epoch there and counts as served under it. */
+function claimsInJoint(seed: number): Stage {
+  const stage = new Stage({
+    seed,
+    weights: [[2], [1]],
+    onDoubleFault: "fence",
+    galera: { applyLagMs: [100, 400] },
+  });
+  stage.world.hangMariadbd(stage.node("a1"), 20_000);
+  stage.until("a1 is granted the epoch", () => stage.grant?.segment === "dc1");
+  stage.until("a1 counts as served under it", () => stage.disk("a1").durable.epochServed === 1);
+  expect(stage.view("a1")).toEqual(stage.view("b1"));
+  return stage;
+}
+
 /** The two histories differ beyond the fork point. */
 function differsAt(stage: Stage, a: string, b: string, seqno: number): boolean {
   const tip = (name: string) => stage.world.galera.procs[stage.node(name)]?.tip ?? null;
@@ -593,16 +625,7 @@ describe("holes of earlier rules", () => {
   test("H19: heavy a1 hangs, is granted the epoch in the joint view and is killed there: b1 begins, which has more of that view's rows", () => {
     let behind = 0;
     for (let seed = 1; seed <= 12; seed++) {
-      const stage = new Stage({
-        seed,
-        weights: [[2], [1]],
-        onDoubleFault: "fence",
-        galera: { applyLagMs: [100, 400] },
-      });
-      stage.world.hangMariadbd(stage.node("a1"), 20_000);
-      stage.until("a1 is granted the epoch", () => stage.grant?.segment === "dc1");
-      stage.until("a1 counts as served under it", () => stage.disk("a1").durable.epochServed === 1);
-      expect(stage.view("a1")).toEqual(stage.view("b1"));
+      const stage = claimsInJoint(seed);
       stage.until("a1 is killed", () => !stage.runs("a1"));
       if (stage.position("a1").seqno < stage.position("b1").seqno) behind++;
       stage.endsWell();
@@ -613,15 +636,7 @@ describe("holes of earlier rules", () => {
   test("H19: a1 has claimed the epoch only when both lose power: its watchdog remembers that, and b1 begins", () => {
     let behind = 0;
     for (let seed = 1; seed <= 12; seed++) {
-      const stage = new Stage({
-        seed,
-        weights: [[2], [1]],
-        onDoubleFault: "fence",
-        galera: { applyLagMs: [100, 400] },
-      });
-      stage.world.hangMariadbd(stage.node("a1"), 20_000);
-      stage.until("a1 counts as served under it", () => stage.disk("a1").durable.epochServed === 1);
-      expect(stage.view("a1")).toEqual(stage.view("b1"));
+      const stage = claimsInJoint(seed);
       stage.powerOff(stage.all());
       if (stage.position("a1").seqno < stage.position("b1").seqno) behind++;
       stage.powerOn(stage.all());
@@ -719,6 +734,30 @@ describe("holes of earlier rules", () => {
     stage.cut(["arbitrator"], stage.others(["arbitrator"]));
     stage.run(20_000);
     expect(stage.store.epoch).toBe(0);
+    stage.endsWell();
+  });
+
+  test("H19: b1 alone serves under the epoch, beside a1 and b2 whose doors nothing opens, and leaves: they vouch for each other under that epoch, and b1 joins them", () => {
+    const { stage } = beginsWithB1(1);
+    stage.until("a1 joins", () => stage.runs("a1"));
+    // They hear b1, who hears neither: nobody vouches for anybody.
+    stage.cut(["a1", "b2"], ["b1"], { net: "messages", oneWay: true });
+    stage.cut(["a1"], ["arbitrator"], { net: "messages" });
+    stage.until("b2 joins", () => stage.runs("b2"));
+    stage.cut(["b2"], ["arbitrator"], { net: "messages" });
+    stage.until("b1 serves in a view of all three", () => stage.view("b2").length === 3);
+    stage.until("b2 has joined", () => stage.primary("b2") && stage.hasRows("b2"));
+    expect(stage.serving()).toEqual(["b1"]);
+    stage.run(1000);
+    stage.world.stopMariadbd(stage.node("b1"));
+    stage.until("b1 has left", () => !stage.runs("b1"));
+    const served = (name: string) => stage.disk(name).durable.epochServed;
+    expect(served("a1")).toBeLessThan(served("b1"));
+    // The arbitrator speaks to them, and promises nothing.
+    stage.world.arbiter.disk.full = true;
+    stage.heal();
+    stage.until("a1 and b2 serve", () => stage.serves("a1") && stage.serves("b2"));
+    expect([served("a1"), served("b2")]).toEqual([served("b1"), served("b1")]);
     stage.endsWell();
   });
 
@@ -822,6 +861,28 @@ describe("holes of earlier rules", () => {
     rearm();
     stage.until("dc1 is told", () => starts.length === 2, 60_000);
     expect(starts.sort()).toEqual(["a1: start reseed", "a2: start reseed"]);
+    stage.endsWell();
+  });
+
+  test("H20: heavy a1 has joined b1's epoch when the store is put back to before it and dc2 loses power: a1, Primary alone and never proven, makes way for b1", () => {
+    const { stage, before } = beginsWithB1(2);
+    stage.powerOff(["b2"]);
+    stage.until("a1 joins", () => stage.runs("a1"));
+    stage.world.crashArbitrator(500);
+    stage.world.arbiter.disk.durable = before;
+    stage.world.watch.storeSpoiled();
+    stage.until("a1 has joined b1", () => stage.primary("a1") && stage.hasRows("a1"));
+    stage.powerOff(["b1"]);
+    stage.run(1000);
+    stage.powerOn(["b1", "b2"]);
+    stage.until("a1 is Primary alone", () => stage.primary("a1") && stage.view("a1").length === 1);
+    expect(stage.verdict("dc1").rule).toBe("store.trusted");
+    stage.order({
+      verb: "resume",
+      parameters: { who: "operator", why: "store restored", rearm: true },
+    });
+    stage.until("a1 has ended", () => !stage.primary("a1"), 60_000);
+    stage.until("b1 begins", () => stage.primary("b1"), 60_000);
     stage.endsWell();
   });
 

@@ -29,8 +29,6 @@ export interface StageOptions {
   readonly writeEveryMs?: number;
   /** A guard beside each server of a heavy segment. @default false */
   readonly guards?: boolean;
-  /** Keys of the config's `timing`. @default production's */
-  readonly timing?: Topology["timing"];
   readonly record?: boolean;
 }
 
@@ -67,7 +65,6 @@ export class Stage {
         ],
         onDoubleFault: options.onDoubleFault ?? "stay",
         evict: options.evict ?? "off",
-        ...(options.timing === undefined ? {} : { timing: options.timing }),
       }),
       random: new Random(options.seed ?? 1),
       galera: { interMs: this.#interMs, slowSuspectChance: 0, ...options.galera },
