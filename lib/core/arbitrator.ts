@@ -7,7 +7,7 @@
 import type { ClusterConfig, SegmentConfig } from "../cluster_config.ts";
 import { unreachable } from "../errors.ts";
 import type { Evict, Verdict } from "../message/arbitrator.ts";
-import type { Ack, ConfigMark, Report } from "../message/dbserver.ts";
+import type { Ack, ConfigMark, EpochRecord, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import { fingerprintMembers, isJoint } from "../wsrep_status.ts";
 import {
@@ -44,6 +44,7 @@ import {
   forkOf,
   type Grant,
   type HistoryResult,
+  isBeyond,
   isForgotten,
   memberOf,
   namesOf,
@@ -344,6 +345,7 @@ function noteView(turn: Turn, from: PartyId, report: Report): void {
   if (durable.noted === null && report.epochServed < newestServed(turn.state)) return;
   // A view of an older lineage, as of a server that slept through a promotion, is not newer either.
   if (report.epochServed < (durable.grant?.epoch ?? durable.noted?.epochServed ?? 0)) return;
+  if (strangerIn(turn.state, report.fingerprint, turn.now) !== null) return;
   // An older view is told late: each newer Primary view has consumed a seqno.
   const sameState =
     durable.noted === null || durable.noted.fingerprint.startsWith(`${report.stateUuid}/`);
@@ -362,6 +364,35 @@ function noteView(turn: Turn, from: PartyId, report: Report): void {
     seqno: report.lastCommitted,
     joint,
   });
+}
+
+/**
+ * A member of that view which has been Primary all the time since it was last proven, beside the component that
+ * the open epoch was granted to: the view is of an older lineage, whoever has come over to it. Null if there
+ * is none.
+ */
+function strangerIn(state: ArbitratorState, view: string | null, now: Millis): string | null {
+  const { grant } = state.durable;
+  if (grant === null || grant.order !== "done") return null;
+  const component = componentOf(grant);
+  const maxAgeMs = state.config.timing.suspectMs;
+  for (const { id, name } of state.config.servers) {
+    const report = youngReport(state, id, { now, maxAgeMs });
+    if (report?.primary !== "yes" || report.fingerprint !== view) continue;
+    const { epochServed, gcommUuid, lastCommitted: seqno, stateUuid: uuid } = report;
+    const settled = report.stood === undefined && report.localState === "Synced";
+    if (!settled || epochServed >= grant.epoch) continue;
+    if (gcommUuid !== null && component.includes(gcommUuid)) continue;
+    if (isBeyond(state, epochServed, uuid === null ? null : { uuid, seqno })) return name;
+  }
+  return null;
+}
+
+/** Galera's names of the members that the epoch was granted to. */
+function componentOf({ expectedFingerprint, evicted }: Grant): readonly string[] {
+  return fingerprintMembers(expectedFingerprint ?? "").filter(
+    (uuid) => evicted?.includes(uuid) !== true,
+  );
 }
 
 /** The newest epoch that any server says it has served under. */
@@ -414,6 +445,7 @@ function closeEpoch(turn: Turn, report: Report): void {
   const { grant, noted } = state.durable;
   if (grant === null || noted === null || report.fingerprint !== noted.fingerprint) return;
   if (!isJointHere(state, new Set(noted.members))) return;
+  if (strangerIn(state, noted.fingerprint, now) !== null) return;
   // What an order that is out will have come to is not known yet: refused, it is void, its fork point too.
   const ordered = grant.kind === "form" || grant.kind === "evict";
   if (ordered && grant.order === "given" && now < state.orderPauseUntil) return;
@@ -432,13 +464,32 @@ function closeEpoch(turn: Turn, report: Report): void {
     if (inView) agreed.add(server.name);
   }
   if (!isJointHere(state, agreed)) return;
-  note(turn, { grant: null });
+  const epochs = isUnobeyed(state, grant, now) ? { epochs: withoutFork(state, grant) } : {};
+  note(turn, { grant: null, ...epochs });
   decided(turn, {
     rule: "epoch.closed",
     because: `both sides are in one view again: epoch ${grant.epoch} of ${grant.segment} is over`,
     wouldChange: "the next fault",
   });
   log(turn, "epoch_closed", { epoch: grant.epoch, segment: grant.segment });
+}
+
+/**
+ * Is it an order that nobody has obeyed, nor will: the one that it was for stands in the noted view, and serves
+ * under an older epoch. Its fork point would leave everybody beyond it.
+ */
+function isUnobeyed(state: ArbitratorState, grant: Grant, now: Millis): boolean {
+  if (grant.order !== "given" || (grant.kind !== "form" && grant.kind !== "bootstrap"))
+    return false;
+  const maxAgeMs = state.config.timing.suspectMs;
+  const report = youngReport(state, grant.target, { now, maxAgeMs });
+  const inView = report?.fingerprint === state.durable.noted?.fingerprint;
+  return report !== null && inView && report.epochServed < grant.epoch;
+}
+
+/** The epochs with that grant's number as one under which nothing has forked. */
+function withoutFork({ durable }: ArbitratorState, { epoch, segment }: Grant): EpochRecord[] {
+  return durable.epochs.map((record) => (record.epoch === epoch ? noFork(epoch, segment) : record));
 }
 
 /** The outcome of an order. */
@@ -501,9 +552,7 @@ function makeVoid(turn: Turn, grant: Grant): void {
       // Whoever was about to obey may have said, and whoever is told of the number may say, that it serves
       // under it.
       epochs: [
-        ...state.durable.epochs.map((record) =>
-          record.epoch === grant.epoch ? noFork(grant.epoch, undo.primarySegment) : record,
-        ),
+        ...withoutFork(state, { ...grant, segment: undo.primarySegment }),
         ...(undo.grant === null ? [] : [noFork(next, undo.grant.segment)]),
       ].slice(-EPOCHS_MAX),
     });
@@ -961,6 +1010,9 @@ function promiseFor(
     if (!holdsMajorityHere(state, grant.segment, names) && !isJointHere(state, names)) {
       return "no promise: less than half of the segment is in the view";
     }
+    const stranger = strangerIn(state, report.fingerprint, now);
+    if (stranger !== null)
+      return `no promise: ${stranger} was Primary beside epoch ${grant.epoch}, and this view is its`;
     return isOfGrant(state, grant, options)
       ? grant.epoch
       : `no promise: this view is not known to come of epoch ${grant.epoch}`;
@@ -994,9 +1046,7 @@ function isOfGrant(
   const { report, now } = options;
   const { noted, retired } = state.durable;
   if (noted?.fingerprint === report.fingerprint && noted.epochServed >= grant.epoch) return true;
-  const component = fingerprintMembers(grant.expectedFingerprint ?? "").filter(
-    (uuid) => grant.evicted?.includes(uuid) !== true,
-  );
+  const component = componentOf(grant);
   if (report.gcommUuid !== null && component.includes(report.gcommUuid)) return true;
   // More than half of the segment left the view from before for the component's.
   const maxAgeMs = state.config.timing.suspectMs;

@@ -42,11 +42,14 @@ import {
   type DbServerState,
   FAILED_STARTS_MAX,
   isHeavy,
+  knowsNewer,
   knowsNoneNewer,
   leaseOf,
   lineageOf,
   memberNames,
   rightOf,
+  servesUnder,
+  stoodAt,
   viewOf,
   vouchMs,
 } from "./dbserver_state.ts";
@@ -188,6 +191,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     adopted: false,
     foundAt: null,
     sharedEpoch: 0,
+    hosts: [],
     proven: false,
     order: null,
     eviction: null,
@@ -528,6 +532,7 @@ function hearProcess(
       adopted,
       foundAt: null,
       sharedEpoch: 0,
+      hosts: [],
       lastPrimary: null,
       leaving: false,
     });
@@ -567,6 +572,7 @@ function hearProcess(
     adopted: false,
     foundAt: null,
     sharedEpoch: 0,
+    hosts: [],
     startVerdict: "wait",
     position: null,
     positionRead: false,
@@ -609,7 +615,10 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   const wasAway = before?.primary === true && receives(status) && !receives(before);
   const anew = changed || unwatched || wasAway;
   const stood = status.stateUuid ?? before?.stateUuid ?? null;
-  if (before?.primary === true && (wasAway || !status.primary) && stood !== null) {
+  if (before !== null && !wasAway && hasMet(state, status) && stood !== null) {
+    // What it had of its own until then has to be proven; what came since is the view's.
+    leave(turn, { uuid: stood, seqno: before.lastCommitted });
+  } else if (before?.primary === true && (wasAway || !status.primary) && stood !== null) {
     leave(turn, { uuid: stood, seqno: Math.max(status.lastCommitted, before.lastCommitted) });
   } else if (standsApart(status) && stood !== null) {
     // What was delivered at the change of view is applied after it: the position goes on for a moment.
@@ -620,6 +629,7 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     set(turn, { adopted: false, foundAt: { uuid: stood, seqno: status.lastCommitted } });
   }
   const probe = probeAfter(state, status, { changed });
+  const hosts = hostsAfter(state, status, { anew: wasAway || unwatched });
   const closed =
     startedAt > state.gatedAt && state.gating === null ? status.rejecting : state.closed;
   set(turn, {
@@ -647,8 +657,16 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     flowedAt: state.probe === "hanging" && probe === "flowing" ? state.polledAt : state.flowedAt,
     hungAtSeqno: status.evsState === "OPERATIONAL" ? state.hungAtSeqno : status.lastCommitted,
     proven: state.proven && status.primary && !wasAway,
-    sharedEpoch: sharedEpochAfter(state, status, { startedAt, anew: wasAway || unwatched }),
+    sharedEpoch: sharedEpochAfter(state, status, { hosts, startedAt, anew: wasAway || unwatched }),
+    hosts,
   });
+  const { sharedEpoch, durable, adopted } = turn.state;
+  const has = status.primary && !receives(status) && !adopted && stoodAt(turn.state) === null;
+  if (has && sharedEpoch > durable.epochServed) {
+    // It has nothing of its own to be compared: its rows are those of the epoch, its door open or not.
+    keep(turn, { epochSeen: Math.max(sharedEpoch, durable.epochSeen) });
+    serveUnder(turn, sharedEpoch, { certain: true });
+  }
   const { claim } = state.durable;
   // A Primary view after the one in which the number was raised.
   if (claim !== null && status.primary && view !== claim.view) keep(turn, { claim: null });
@@ -662,9 +680,35 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
   }
 }
 
+/**
+ * Is this server, closed, in a view with members that its solo view lacked: two Primaries may have met. All of one
+ * end, but for a member now and then that comes over: within 5 ms, and without a state transfer where both
+ * have as many commits (measured). Whose rows are the base of an epoch, or who shares a newer one than its own
+ * with its view, is of the one that stays.
+ */
+function hasMet(state: DbServerState, status: WsrepStatus): boolean {
+  const { status: before, closed, config, durable, sharedEpoch, proven } = state;
+  if (before?.primary !== true || !status.primary || !closed || receives(status)) return false;
+  if (proven || sharedEpoch > durable.epochServed || isJoint(config, memberNames(before)))
+    return false;
+  return status.members.some(({ uuid }) => !before.members.some((member) => member.uuid === uuid));
+}
+
 /** What has not changed keeps its identity. */
 function sameList(before: readonly string[], now: readonly string[]): readonly string[] {
   return before.length === now.length && now.every((one) => before.includes(one)) ? before : now;
+}
+
+/** Galera's names of those who were in its view when it came: who comes later joins it, or has met it. */
+function hostsAfter(
+  { status: before, hosts }: DbServerState,
+  status: WsrepStatus,
+  { anew }: { readonly anew: boolean },
+): readonly string[] {
+  const inside = (one: WsrepStatus) => one.primary || receives(one);
+  if (!inside(status)) return [];
+  if (before !== null && inside(before) && !anew) return hosts;
+  return status.members.map(({ uuid }) => uuid);
 }
 
 /**
@@ -674,14 +718,16 @@ function sameList(before: readonly string[], now: readonly string[]): readonly s
 function sharedEpochAfter(
   state: DbServerState,
   status: WsrepStatus,
-  { startedAt, anew }: { readonly startedAt: Millis; readonly anew: boolean },
+  of: { readonly hosts: readonly string[]; readonly startedAt: Millis; readonly anew: boolean },
 ): number {
+  const { hosts, startedAt, anew } = of;
   if (!status.primary && !receives(status)) return 0;
   let newest = anew ? 0 : state.sharedEpoch;
   const members = fingerprintMembers(viewOf(status) ?? "").join();
   for (const { report, at } of state.peers.values()) {
     const { epochServed, epochBefore, fingerprint, primary } = report;
     if (primary !== "yes" || at > startedAt || epochBefore !== undefined) continue;
+    if (report.gcommUuid === null || !hosts.includes(report.gcommUuid)) continue;
     if (epochServed > newest && fingerprintMembers(fingerprint ?? "").join() === members)
       newest = epochServed;
   }
@@ -951,13 +997,7 @@ function openDoor(turn: Turn, because: string): void {
   if (status.localState !== "Synced" && !status.localState.startsWith("Donor")) return;
   // Its epoch is written before an order is judged once more: if that voids it, nobody served under it.
   if (state.eviction?.phase === "writing" || state.order?.phase === "writing") return;
-  const names = memberNames(status);
-  const peers = [...state.peerEpochs].flatMap(([id, epoch]) => {
-    const server = state.config.serverById.get(id);
-    return server !== undefined && names.has(server.name) ? [epoch] : [];
-  });
-  const { promisedEpoch, sharedEpoch } = state;
-  const epochServed = Math.max(state.durable.epochServed, promisedEpoch, sharedEpoch, ...peers);
+  const epochServed = servesUnder(state);
   if (epochServed !== state.durable.epochServed || state.durable.leftPrimary !== null) {
     keep(turn, {
       epochSeen: Math.max(epochServed, state.durable.epochSeen),
@@ -990,7 +1030,7 @@ function closeDoor(turn: Turn, because: string): void {
       fenceWantedAt: Number.POSITIVE_INFINITY,
       killAt: aloneKillAt(turn, leaseMs + fenceMs),
     });
-    if (now >= turn.state.killAt) kill(turn, "Primary alone without a grant, and nobody to ask");
+    if (now >= turn.state.killAt) kill(turn, "Primary without a right to be, and nobody to ask");
     return;
   }
   // An adopted mariadbd serves already: its watchdog asks for the right before it takes it away.
@@ -1014,7 +1054,12 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
   const { state } = turn;
   const { status, config, retired, self } = state;
   const names = memberNames(status);
-  if (status?.primary !== true || isJoint(config, names)) return Number.POSITIVE_INFINITY;
+  if (status?.primary !== true) return Number.POSITIVE_INFINITY;
+  if (isJoint(config, names)) {
+    if (!isSuperseded(turn)) return Number.POSITIVE_INFINITY;
+    const closedSince = Math.max(state.viewSince, state.gatedAt);
+    return Math.max(closedSince + graceMs, state.suspendedAt + config.timing.fenceMs);
+  }
   // A few servers beside the majority of another segment: it is for that one to hold a grant or to end.
   const guest = config.segments.some(
     ({ name }) => name !== self.segment && holdsMajority(config, name, names, retired),
@@ -1033,6 +1078,26 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
   const asked = barred ? state.viewSince : Math.max(state.viewSince, state.arbitratorAt);
   // What it knew before it stood still is nothing to kill by: the view may be another one by now.
   return Math.max(asked + graceMs, state.suspendedAt + config.timing.fenceMs);
+}
+
+/**
+ * Is this joint view one of an older lineage, by everybody's word: the arbitrator, heard in it, names a newer
+ * epoch and promises nothing, and a server has that one's rows, which would end with its joining.
+ */
+function isSuperseded({ state, now }: Turn): boolean {
+  const { arbitratorAt, viewSince, toldAt, config, peers, status } = state;
+  const { leaseMs, suspectMs } = config.timing;
+  if (arbitratorAt < viewSince || now - toldAt > leaseMs || !knowsNewer(state)) return false;
+  if (stoodAt(state) !== null || (leaseOf(state)?.until ?? 0) > now) return false;
+  const serves = servesUnder(state);
+  const names = memberNames(status);
+  return [...peers].some(([id, { report, at }]) => {
+    const { epochServed, epochBefore = epochServed, position, primary, stood } = report;
+    if (now - at > suspectMs || epochBefore <= serves) return false;
+    const name = config.serverById.get(id)?.name ?? "";
+    const has = primary === "yes" || (position !== null && position.seqno >= 0);
+    return has && (!names.has(name) || stood !== undefined);
+  });
 }
 
 /**

@@ -223,6 +223,8 @@ export interface DbServerState {
    * since: the rows of that epoch are its own too, whether or not it has served itself. 0 for none.
    */
   readonly sharedEpoch: number;
+  /** Galera's names of the members that it found in its view when it came. */
+  readonly hosts: readonly string[];
   /** Where such a mariadbd stood when first asked, until it is proven in line; else null. */
   readonly foundAt: Position | null;
   /** Its rows are the base of its epoch, by the arbitrator's order: there is nothing to compare. */
@@ -291,6 +293,18 @@ function rightInView(state: DbServerState, now: Millis): Right {
     return { ok: true, until: lease.until, because: "joint view, the arbitrator's lease" };
   }
   const vouched = vouchedUntil(state, names);
+  if (now < vouched && knowsNewer(state)) {
+    return {
+      ok: false,
+      because: `vouched for under epoch ${servesUnder(state)}, but epoch ${state.durable.epochSeen} is newer`,
+    };
+  }
+  if (now < vouched && cameToOlder(state)) {
+    return {
+      ok: false,
+      because: "vouched for, but others in this view serve under an older epoch",
+    };
+  }
   if (now < vouched) {
     return { ok: true, until: vouched, because: "joint view, vouched for by the other segments" };
   }
@@ -330,6 +344,37 @@ function soloRight(
     };
   }
   return { ok: false, because: `holder of epoch ${state.grantEpoch}, but its lease is over` };
+}
+
+/**
+ * The epoch that it serves under, or would if its door opened now: its own, the arbitrator's promise's, the one
+ * that its view shares, or that of a member who vouches and serves.
+ */
+export function servesUnder(state: DbServerState): number {
+  const { durable, promisedEpoch, sharedEpoch, peerEpochs } = state;
+  let newest = Math.max(durable.epochServed, promisedEpoch, sharedEpoch);
+  if (peerEpochs.size === 0) return newest;
+  const names = memberNames(state.status);
+  for (const [id, epoch] of peerEpochs) {
+    const server = state.config.serverById.get(id);
+    if (server !== undefined && names.has(server.name)) newest = Math.max(newest, epoch);
+  }
+  return newest;
+}
+
+/**
+ * Has it heard of an epoch newer than the one that it would serve under, which may have forked from its rows:
+ * then it takes the arbitrator's word to serve, since those who vouch may stand in the same older lineage.
+ */
+export function knowsNewer(state: DbServerState): boolean {
+  const { durable, epochs } = state;
+  const serves = servesUnder(state);
+  if (durable.epochSeen <= serves) return false;
+  const told = epochs.at(-1)?.epoch ?? 0;
+  return (
+    told < durable.epochSeen ||
+    epochs.some(({ epoch, forkPoint }) => epoch > serves && forkPoint !== null)
+  );
 }
 
 /** Is the newest epoch that this server has heard of granted to its segment. */
@@ -409,7 +454,8 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
           epoch > state.durable.epochServed &&
           stood.some((at) => at.uuid !== forkPoint.uuid || at.seqno > forkPoint.seqno),
       );
-    return beyond ? "diverged" : "yes";
+    if (beyond) return "diverged";
+    return stood.length > 0 && cameToOlder(state) ? "unproven" : "yes";
   }
   const names = memberNames(state.status);
   for (const [id, epoch] of state.peerEpochs) {
@@ -420,6 +466,20 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
     if (epoch === state.durable.epochServed && knowsNoneNewer(state, peer)) return "yes";
   }
   return "unproven";
+}
+
+/** Does a member that was in this view before serve under an older epoch: then it is that one's, not this server's. */
+function cameToOlder(state: DbServerState): boolean {
+  const view = viewOf(state.status);
+  const serves = servesUnder(state);
+  return [...state.peers.values()].some(
+    ({ report }) =>
+      report.fingerprint === view &&
+      report.primary === "yes" &&
+      report.localState === "Synced" &&
+      report.stood === undefined &&
+      report.epochServed < serves,
+  );
 }
 
 /** Has this server's segment over half of its view's weight: then only the end of its right holds it back. */

@@ -947,7 +947,11 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: "Who was in a view with a server of an epoch takes its own rows for older ones",
     scenario: "they vouch for each other under that epoch, and b1 joins them",
     edits: [
-      { file: SERVER, from: "promisedEpoch, sharedEpoch, ...peers", to: "promisedEpoch, ...peers" },
+      {
+        file: SERVER,
+        from: "let newest = anew ? 0 :",
+        to: "return 0 * hosts.length; let newest = anew ? 0 :",
+      },
     ],
   },
   {
@@ -959,6 +963,74 @@ export const MUTANTS: readonly Mutant[] = [
         file: SERVER,
         from: "(segment !== state.self.segment || forkPoint.seqno < 0)",
         to: "segment !== state.self.segment",
+      },
+    ],
+  },
+  {
+    id: "met.unseen",
+    breaks:
+      "Who meets others while it is Primary, closed and alone is taken for the one that stayed",
+    scenario: "whoever of closed dc1 comes over to dc2 is proven",
+    edits: [
+      {
+        file: SERVER,
+        from: "if (before !== null && !wasAway && hasMet(",
+        to: "if (false && before !== null && hasMet(",
+      },
+    ],
+  },
+  {
+    id: "away.unseen",
+    breaks: "Who receives a transfer, seen Primary before and after, is taken for never away",
+    scenario: "whoever of dc2 comes over to dc1",
+    edits: [
+      {
+        file: SERVER,
+        from: "receives(status) && !receives(before);",
+        to: "receives(status) && status.localState === '';",
+      },
+    ],
+  },
+  {
+    id: "view.superseded",
+    breaks:
+      "A closed joint view of an older lineage lives on, and keeps those with the newer rows down",
+    scenario: "a1's view serves nothing and makes way",
+    edits: [
+      {
+        file: SERVER,
+        from: "if (!isSuperseded(turn)) return",
+        to: "if (!isSuperseded(turn) || true) return",
+      },
+    ],
+  },
+  {
+    id: "vouch.older",
+    // Alone it delays: whoever is closed in such a view ends before vouches have opened it, mostly.
+    breaks: "Such a view opens by vouches, under the older epoch",
+    scenario: "a1's view serves nothing and makes way",
+    edits: [
+      {
+        file: STATE,
+        from: "now < vouched && knowsNewer(state)",
+        to: "now < 0 && knowsNewer(state)",
+      },
+      {
+        file: SERVER,
+        from: "if (!isSuperseded(turn)) return",
+        to: "if (!isSuperseded(turn) || true) return",
+      },
+    ],
+  },
+  {
+    id: "order.unobeyed",
+    breaks: "An order that nobody has obeyed leaves a fork point that everybody is beyond",
+    scenario: "it has promoted nobody, so its fork point is nobody's",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: "return report !== null && inView &&",
+        to: "return report === null && inView &&",
       },
     ],
   },

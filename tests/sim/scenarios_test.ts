@@ -1043,6 +1043,115 @@ describe("starts and stops in between", () => {
   });
 });
 
+describe("two Primaries meet over a server that starts", () => {
+  const galera = { bootMs: [50, 60], mergeMs: [50, 60] } as const;
+
+  /**
+   * Heavy dc1 stays Primary behind a cut, closed, beside dc2, which serves alone; then a3 is started past its
+   * watchdog and meets both. Null where nobody comes over. `asleep`: dc1 comes to be Primary after dc2.
+   */
+  function meeting(
+    seed: number,
+    options: { readonly asleep: boolean; readonly joinerSaysPrimary: boolean },
+  ): Stage | null {
+    const { asleep, joinerSaysPrimary } = options;
+    const weights = [
+      [2, 2, 2],
+      [1, 1],
+    ] as const;
+    const stage = new Stage({
+      seed,
+      weights,
+      guards: true,
+      galera: { ...galera, joinerSaysPrimary },
+    });
+    stage.world.stopMariadbd(stage.node("a3"));
+    stage.world.crashWatchdog(stage.node("a3"), 60_000);
+    stage.until("a3 has left", () => !stage.runs("a3") && stage.view("a1").length === 4);
+    stage.isolate("dc1");
+    if (asleep) {
+      stage.run(2500);
+      stage.suspend(["a1", "a2"], 8000);
+    }
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.until("dc1 is Primary by itself", () => stage.view("a1").length === 2);
+    stage.heal();
+    stage.world.startBehind(stage.node("a3"));
+    const apart = (name: string) => stage.view(name).length === 2;
+    stage.until("they have met", () => !apart("a1") || !apart("b1"), 5000);
+    const mixed = (["a1", "a2"] as const).some(
+      (name) => stage.primary(name) && stage.view(name).some((member) => member.startsWith("b")),
+    );
+    return mixed ? stage : null;
+  }
+
+  test("whoever of closed dc1 comes over to dc2 is proven before it serves, though nobody saw it leave Primary", () => {
+    let met = 0;
+    for (let seed = 1; seed <= 24; seed++) {
+      const stage = meeting(seed, { asleep: false, joinerSaysPrimary: true });
+      if (stage === null) continue;
+      met++;
+      stage.endsWell();
+    }
+    expect(met).toBeGreaterThan(3);
+  });
+
+  test("whoever of dc2 comes over to dc1, which slept through the promotion, gives nobody there its epoch", () => {
+    let met = 0;
+    for (let seed = 1; seed <= 14; seed++) {
+      const stage = meeting(seed, { asleep: true, joinerSaysPrimary: seed % 2 === 0 });
+      if (stage === null) continue;
+      met++;
+      stage.endsWell();
+    }
+    expect(met).toBeGreaterThan(3);
+  });
+
+  test("heavy a1 sleeps and is retired, b1 begins in an epoch of dc2, a1 wakes, and b2 meets both: a1's view serves nothing and makes way", () => {
+    let begun = 0;
+    for (let seed = 1; seed <= 10; seed++) {
+      const stage = new Stage({ seed, weights: [[2], [1, 1]], galera: { mergeMs: [50, 60] } });
+      const node = { who: "operator", why: "scenario", takeOver: true, node: "a1" };
+      stage.powerOff(["b2"]);
+      stage.until("b2 is given up", () => stage.view("a1").length === 2);
+      stage.run(1000);
+      stage.world.hangMariadbd(stage.node("b1"), 20_000);
+      stage.until("dc1 is granted an epoch", () => stage.grant?.segment === "dc1");
+      stage.order({ verb: "retire", parameters: node });
+      stage.run(300);
+      stage.suspend(["a1"], 9000);
+      stage.run(8000);
+      if (!stage.primary("b1") || stage.view("b1").length !== 1) continue;
+      begun++;
+      stage.powerOn(["b2"]);
+      stage.until("b2 joins", () => stage.runs("b2"), 60_000);
+      stage.order({ verb: "restore", parameters: node });
+      stage.endsWell();
+    }
+    expect(begun).toBeGreaterThan(3);
+  });
+});
+
+test("an order to dc2 waits for a full disk until it is too old and all are together again: it has promoted nobody, so its fork point is nobody's", () => {
+  const stage = new Stage();
+  let diverged = 0;
+  stage.onLog("diverged", () => diverged++);
+  stage.cutSites();
+  stage.run(3000);
+  stage.world.arbiter.disk.full = true;
+  const epochOf = () => stage.world.arbiter.process?.state.core.durable.epoch ?? 0;
+  stage.until("an epoch is opened in memory", () => epochOf() === 1);
+  stage.heal();
+  const together = () => stage.all().every((name) => stage.view(name).length === 4);
+  stage.until("all are together", () => together() && stage.all().every(stage.primary.bind(stage)));
+  stage.run(5000);
+  stage.cutSites();
+  stage.until("nobody is Primary", () => stage.all().every((name) => !stage.primary(name)));
+  stage.world.arbiter.disk.full = false;
+  stage.endsWell();
+  expect(diverged).toBe(0);
+});
+
 describe("a vouch of the other segment shares no server with the majority of one's own", () => {
   // {a3,b1,b2} has the quorum, {a1,a2} the majority of dc1 and the arbitrator.
   function parted(seed: number): Stage {
