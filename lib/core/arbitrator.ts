@@ -368,24 +368,25 @@ function noteView(turn: Turn, from: PartyId, report: Report): void {
 
 /**
  * A member of that view which has been Primary all the time since it was last proven, beside the component that
- * the open epoch was granted to: the view is of an older lineage, whoever has come over to it. Null if there
- * is none.
+ * the open epoch was granted to, while nobody has been so under that epoch: the view is of an older lineage,
+ * whoever has come over to it. Null if there is none.
  */
 function strangerIn(state: ArbitratorState, view: string | null, now: Millis): string | null {
   const { grant } = state.durable;
   if (grant === null || grant.order !== "done") return null;
   const component = componentOf(grant);
   const maxAgeMs = state.config.timing.suspectMs;
+  let found: string | null = null;
   for (const { id, name } of state.config.servers) {
     const report = youngReport(state, id, { now, maxAgeMs });
     if (report?.primary !== "yes" || report.fingerprint !== view) continue;
+    if (report.stood !== undefined || report.localState !== "Synced") continue;
     const { epochServed, gcommUuid, lastCommitted: seqno, stateUuid: uuid } = report;
-    const settled = report.stood === undefined && report.localState === "Synced";
-    if (!settled || epochServed >= grant.epoch) continue;
+    if (epochServed >= grant.epoch) return null;
     if (gcommUuid !== null && component.includes(gcommUuid)) continue;
-    if (isBeyond(state, epochServed, uuid === null ? null : { uuid, seqno })) return name;
+    if (isBeyond(state, epochServed, uuid === null ? null : { uuid, seqno })) found ??= name;
   }
-  return null;
+  return found;
 }
 
 /** Galera's names of the members that the epoch was granted to. */

@@ -302,7 +302,7 @@ function rightInView(state: DbServerState, now: Millis): Right {
   if (now < vouched && cameToOlder(state)) {
     return {
       ok: false,
-      because: "vouched for, but others in this view serve under an older epoch",
+      because: "vouched for, but it has come to a view that serves under an older epoch",
     };
   }
   if (now < vouched) {
@@ -455,7 +455,7 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
           stood.some((at) => at.uuid !== forkPoint.uuid || at.seqno > forkPoint.seqno),
       );
     if (beyond) return "diverged";
-    return stood.length > 0 && cameToOlder(state) ? "unproven" : "yes";
+    return cameToOlder(state) ? "unproven" : "yes";
   }
   const names = memberNames(state.status);
   for (const [id, epoch] of state.peerEpochs) {
@@ -468,8 +468,12 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
   return "unproven";
 }
 
-/** Does a member that was in this view before serve under an older epoch: then it is that one's, not this server's. */
+/**
+ * Has it come, and not been proven since, to a view with a member that was there before and serves under an older
+ * epoch: then the view is that one's, of an older lineage.
+ */
 function cameToOlder(state: DbServerState): boolean {
+  if (stoodAt(state) === null) return false;
   const view = viewOf(state.status);
   const serves = servesUnder(state);
   return [...state.peers.values()].some(

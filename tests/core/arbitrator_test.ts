@@ -219,13 +219,41 @@ describe("views", () => {
     expect(story.state.durable).toMatchObject({ grant: null, epochs: [VOID] });
   });
 
-  test("without an answer it is closed once the order can no longer be obeyed", () => {
-    const { story } = ordered();
-    story.reports(ALL, { lastCommitted: 102 });
-    story.pass(story.config.timing.orderMaxAgeMs);
-    story.reports(ALL, { lastCommitted: 102 });
-    expect(story.state.durable.grant).toBeNull();
-    expect(story.state.durable.epochs).toHaveLength(1);
+  test("without an answer it is closed once the order can no longer be obeyed, its fork point void where its target has not served under it", () => {
+    const closed = (heard: readonly string[]) => {
+      const { story } = ordered();
+      story.reports(ALL, { lastCommitted: 102 });
+      story.pass(story.config.timing.orderMaxAgeMs + 1);
+      story.reports(heard, { lastCommitted: 102 });
+      expect(story.state.durable.grant).toBeNull();
+      return story.state.durable.epochs;
+    };
+    expect(closed(["b1", "b2", "a1"])).toEqual([{ ...VOID, segment: "dc2" }]);
+    // What has become of it is not known then.
+    expect(closed(["b2", "a1", "a2"])).toMatchObject([{ forkPoint: { seqno: 100 } }]);
+  });
+
+  test("none is noted, nor closes an epoch or earns a promise, with a member that was Primary beside the epoch's component", () => {
+    const at = (seqno: number) => ({ uuid: STATE_UUID, seqno });
+    const met = (member: Seen) => {
+      const { story, sent } = ordered();
+      story.answered(sent, "ok");
+      const view = ["a1", "b1", "b2"];
+      story.report("a1", { view, lastCommitted: 150, ...member });
+      // They have come over to it.
+      const of = { view, lastCommitted: 150, epochSeen: 1, epochServed: 1, stood: at(140) };
+      story.report("b1", of);
+      const promise = story.report("b2", of)?.promise;
+      return {
+        noted: story.state.durable.noted?.members,
+        open: story.state.durable.grant !== null,
+        promise,
+      };
+    };
+    expect(met({})).toEqual({ noted: [...ALL], open: true, promise: null });
+    // It has come from where it stood, or has the epoch's rows.
+    for (const member of [{ stood: at(99) }, { epochServed: 1 }])
+      expect(met(member)).toMatchObject({ noted: ["a1", "b1", "b2"], open: false });
   });
 
   test("a joint view whose commits hang closes nothing, and opens one epoch, not one per report", () => {

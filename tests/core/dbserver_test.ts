@@ -633,6 +633,40 @@ describe("Primary alone, fenced, with less than it needs", () => {
     expect(barred("dc2", unknownFork(5, "dc2").forkPoint)).toBe(true);
   });
 
+  test("in a joint view it is killed where the arbitrator names a newer epoch and promises nothing, and a server says that it has its rows", () => {
+    const superseded = (options: {
+      readonly peer?: Partial<Report>;
+      readonly epochs?: readonly EpochRecord[];
+      readonly silent?: boolean;
+    }) => {
+      const {
+        peer = down(130, { epochSeen: 5, epochServed: 5 }),
+        epochs = [EPOCH_5],
+        silent,
+      } = options;
+      const story = servingServer("a1");
+      const view = ["a1", "a2", "b1"];
+      story.polled(statusOf(view, { lastCommitted: 120 }));
+      story.now += LEASE_MS;
+      story.give({ on: "wakeup" });
+      story.end("fence");
+      for (let step = 0; step < 50; step++) {
+        hearPeer(story, "b2", peer);
+        if (silent !== true)
+          story.leased({ promise: null, arbitrator: { epoch: 5, epochs: [...epochs] } });
+        story.polled(statusOf(view, { lastCommitted: 120, rejecting: true }));
+        story.pass(100);
+      }
+      return story.has("kill");
+    };
+    expect(superseded({})).toBe(true);
+    expect(superseded({ silent: true })).toBe(false);
+    expect(superseded({ epochs: [{ ...EPOCH_5, forkPoint: null }] })).toBe(false);
+    expect(superseded({ peer: down(130) })).toBe(false);
+    expect(superseded({ peer: down(130, { epochServed: 5, epochBefore: 0 }) })).toBe(false);
+    expect(superseded({ peer: down(null, { epochServed: 5 }) })).toBe(false);
+  });
+
   test("it is killed where another one runs, or may have been started as a Primary", () => {
     expect(three({ primary: "no", fenced: true }).has("kill")).toBe(true);
     expect(three({ ...starting, adopted: true }).has("kill")).toBe(true);
@@ -752,6 +786,71 @@ describe("lineage", () => {
       // By the view alone nothing tells that it had gone.
       expect(story.lastReport.diverged).toBe(localState !== "Synced");
     }
+  });
+
+  test("closed and alone it finds others in its view: it may have come over to them, and where it stood is compared", () => {
+    const found = (seqno: number) => {
+      const before = ["a1", "a2"];
+      const story = servingServer("a1", { config: THREE });
+      story.polled(statusOf(before, { lastCommitted: seqno }));
+      story.end("fence");
+      story.polled(statusOf(before, { lastCommitted: seqno, rejecting: true }));
+      const view = [...before, "b2", "b3"];
+      story.polled(statusOf(view, { lastCommitted: 130, rejecting: true }));
+      story.leased({ arbitrator: { epoch: 5, epochs: [EPOCH_5] } });
+      return story.lastReport.diverged;
+    };
+    expect(found(105)).toBe(true);
+    expect(found(100)).toBe(false);
+  });
+
+  test("vouches open no door where it has heard of an epoch that may have forked and that it would not serve under", () => {
+    const opened = (epochs: readonly EpochRecord[], served = 0) => {
+      const story = leftAt(100);
+      story.now += LEASE_MS;
+      story.polled(statusOf(ALL, { lastCommitted: 100, rejecting: true }));
+      story.leased({ promise: null, arbitrator: { epoch: 5, epochs: [...epochs] } });
+      story.vouched("b1", served);
+      return story.has("unfence");
+    };
+    expect(opened([EPOCH_5])).toBe(false);
+    expect(opened([])).toBe(false);
+    expect(opened([{ ...EPOCH_5, forkPoint: null }])).toBe(true);
+    expect(opened([EPOCH_5], 5)).toBe(true);
+  });
+
+  test("beside a member that has been there all the time and serves under an older epoch it stays closed", () => {
+    const opened = (peer: Partial<Report>, how: "lease" | "vouch") => {
+      const story = leftAt(100, { epochSeen: 5, epochServed: 5 });
+      story.now += LEASE_MS;
+      hearPeer(story, "b1", { epochSeen: 3, epochServed: 3, ...peer });
+      story.polled(statusOf(ALL, { lastCommitted: 100, rejecting: true }));
+      story.leased({ ...(how === "vouch" ? { promise: null } : {}), arbitrator: { epoch: 5 } });
+      if (how === "vouch") story.vouched("b2", 5);
+      return story.has("unfence");
+    };
+    const stood = { uuid: STATE_UUID, seqno: 90 };
+    for (const how of ["lease", "vouch"] as const) {
+      expect(opened({}, how)).toBe(false);
+      expect(opened({ stood }, how)).toBe(true);
+      expect(opened({ epochSeen: 5, epochServed: 5 }, how)).toBe(true);
+    }
+  });
+
+  test("an epoch is shared by those who were in the view when it came, not brought to it", () => {
+    const served = (first: readonly string[]) => {
+      const story = servingServer("a1", { config: THREE });
+      story.polled(statusOf(first, { primary: false }));
+      story.polled(statusOf(first));
+      const fingerprint = printOf(["a1", "a2", "b1", "b2"], true);
+      hearPeer(story, "b1", { epochSeen: 5, epochServed: 5, fingerprint });
+      story.now += 1;
+      story.polled(statusOf(["a1", "a2", "b1", "b2"], { lastCommitted: 101 }));
+      return story.state.sharedEpoch;
+    };
+    const all = ["a1", "a2", "a3", "b1", "b2", "b3"];
+    expect(served(all)).toBe(5);
+    expect(served(["a1", "a2", "b2"])).toBe(0);
   });
 
   test("a server serves under what a member of its view had served under, though that one has gone since", () => {
