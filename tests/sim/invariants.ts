@@ -143,8 +143,10 @@ export class Watch {
       this.#granted.set(key, what);
       this.count(`granted ${grant.kind} (${grant.basis})`);
       if (grant.basis === "forced") this.forced = true;
-      if (grant.basis === "outwaited") this.#grantedByTime(grant);
-      if (!this.forced) this.#besideWriter(grant);
+      // Where an order was refused, what an earlier one had given goes on under a new number.
+      const anew = grant.order === "given";
+      if (anew && grant.basis === "outwaited") this.#grantedByTime(grant);
+      if (anew && !this.forced) this.#besideWriter(grant);
       if (this.#granted.size === EPOCHS_MAX)
         this.violate("epoch_flood", `${EPOCHS_MAX} epochs in one story`);
     } else if (before !== what)
