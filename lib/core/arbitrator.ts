@@ -368,8 +368,8 @@ function noteView(turn: Turn, from: PartyId, report: Report): void {
 
 /**
  * A member of that view which has been Primary all the time since it was last proven, beside the component that
- * the open epoch was granted to, while nobody has been so under that epoch: the view is of an older lineage,
- * whoever has come over to it. Null if there is none.
+ * the open epoch was granted to, while nobody of that component or under that epoch has: the view is of an older
+ * lineage, whoever has come over to it. Null if there is none.
  */
 function strangerIn(state: ArbitratorState, view: string | null, now: Millis): string | null {
   const { grant } = state.durable;
@@ -382,8 +382,7 @@ function strangerIn(state: ArbitratorState, view: string | null, now: Millis): s
     if (report?.primary !== "yes" || report.fingerprint !== view) continue;
     if (report.stood !== undefined || report.localState !== "Synced") continue;
     const { epochServed, gcommUuid, lastCommitted: seqno, stateUuid: uuid } = report;
-    if (epochServed >= grant.epoch) return null;
-    if (gcommUuid !== null && component.includes(gcommUuid)) continue;
+    if (epochServed >= grant.epoch || component.includes(gcommUuid ?? "")) return null;
     if (isBeyond(state, epochServed, uuid === null ? null : { uuid, seqno })) found ??= name;
   }
   return found;
@@ -408,7 +407,8 @@ function completeGrant(turn: Turn, from: PartyId, report: Report): void {
   const { grant } = turn.state.durable;
   if (grant === null || grant.order === "done" || report.primary !== "yes") return;
   if (turn.state.config.serverById.get(from)?.segment !== grant.segment) return;
-  if (report.epochSeen < grant.epoch) return;
+  // Who has only heard of the number has obeyed no order, which may never have left.
+  if ((grant.kind === "hold" ? report.epochSeen : report.epochServed) < grant.epoch) return;
   // Until the others are out, the view is still the one that they all are in.
   if (grant.kind === "evict" && report.fingerprint === grant.expectedFingerprint) return;
   complete(turn, grant);

@@ -256,6 +256,15 @@ describe("views", () => {
       expect(met(member)).toMatchObject({ noted: ["a1", "b1", "b2"], open: false });
   });
 
+  test("an order to form is done when its target serves under the epoch, not when the segment has heard of the number", () => {
+    const { story } = ordered();
+    const seen = { view: DC2, lastCommitted: 101, epochSeen: 1 };
+    story.report("b1", seen);
+    expect(story.state.durable.grant?.order).toBe("given");
+    story.report("b1", { ...seen, epochServed: 1 });
+    expect(story.state.durable.grant?.order).toBe("done");
+  });
+
   test("a joint view whose commits hang closes nothing, and opens one epoch, not one per report", () => {
     const story = calmArbitrator({ config: coreCluster({ weights: { a1: 2, a2: 2 } }) });
     for (let round = 0; round < 8; round++) {

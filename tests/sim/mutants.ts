@@ -982,7 +982,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "away.unseen",
     breaks: "Who receives a transfer, seen Primary before and after, is taken for never away",
-    scenario: "whoever of dc2 comes over to dc1",
+    scenario: "whoever of dc1, which slept through the promotion",
     edits: [
       {
         file: SERVER,

@@ -1085,26 +1085,25 @@ describe("two Primaries meet over a server that starts", () => {
     return mixed ? stage : null;
   }
 
-  test("whoever of closed dc1 comes over to dc2 is proven before it serves, though nobody saw it leave Primary", () => {
+  /** Tries seeds until as many meetings have ended well. */
+  function meetings(count: number, of: (seed: number) => Parameters<typeof meeting>[1]): void {
     let met = 0;
-    for (let seed = 1; seed <= 24; seed++) {
-      const stage = meeting(seed, { asleep: false, joinerSaysPrimary: true });
+    for (let seed = 1; met < count; seed++) {
+      if (seed > 10 * count)
+        throw new Error(`Of ${seed} seeds only ${met} make two Primaries meet`);
+      const stage = meeting(seed, of(seed));
       if (stage === null) continue;
       met++;
       stage.endsWell();
     }
-    expect(met).toBeGreaterThan(3);
+  }
+
+  test("whoever of closed dc1 comes over to dc2 is proven before it serves, though nobody saw it leave Primary", () => {
+    meetings(8, () => ({ asleep: false, joinerSaysPrimary: true }));
   });
 
-  test("whoever of dc2 comes over to dc1, which slept through the promotion, gives nobody there its epoch", () => {
-    let met = 0;
-    for (let seed = 1; seed <= 14; seed++) {
-      const stage = meeting(seed, { asleep: true, joinerSaysPrimary: seed % 2 === 0 });
-      if (stage === null) continue;
-      met++;
-      stage.endsWell();
-    }
-    expect(met).toBeGreaterThan(3);
+  test("whoever of dc1, which slept through the promotion, comes over to dc2 is proven before it serves", () => {
+    meetings(6, (seed) => ({ asleep: true, joinerSaysPrimary: seed % 2 === 0 }));
   });
 
   test("heavy a1 sleeps and is retired, b1 begins in an epoch of dc2, a1 wakes, and b2 meets both: a1's view serves nothing and makes way", () => {
