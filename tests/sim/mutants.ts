@@ -327,7 +327,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     id: "lease.from.arrival",
     breaks: "A promise counts from when it arrives, however late that is",
-    scenario: "two epochs a cut at most",
+    scenario: "promises count from when the reports that earned them were sent",
     edits: [
       {
         file: SERVER,

@@ -1184,6 +1184,16 @@ describe("a vouch of the other segment shares no server with the majority of one
     });
 });
 
+test("promises count from when the reports that earned them were sent: with the sites 400 ms apart, dc1 is closed 2.3 s after it is isolated", () => {
+  for (const seed of [1, 2, 3]) {
+    const stage = new Stage({ seed, interMs: 400 });
+    stage.isolate("dc1");
+    stage.run(2300);
+    expect(stage.of("dc1").filter((name) => stage.serves(name))).toEqual([]);
+    stage.endsWell();
+  }
+});
+
 describe("what has stood still for long", () => {
   test("the holder of an epoch is suspended as a whole, a person makes the other one primary after its lease: awake it does not go by its promises of before", () => {
     const stage = new Stage({ weights: HEAVY_3_2, onDoubleFault: "fence" });
