@@ -1081,14 +1081,15 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
 }
 
 /**
- * Is this joint view one of an older lineage, by everybody's word: the arbitrator, heard in it, names a newer
- * epoch and promises nothing, and a server has that one's rows, which would end with its joining.
+ * Is this joint view one of an older lineage, or one that nobody can prove to be of the newest, by everybody's
+ * word: the arbitrator, heard in it, names a newer epoch and promises nothing, and a server has that one's rows,
+ * which would end with its joining.
  */
 function isSuperseded({ state, now }: Turn): boolean {
   const { arbitratorAt, viewSince, toldAt, config, peers, status } = state;
   const { leaseMs, suspectMs } = config.timing;
   if (arbitratorAt < viewSince || now - toldAt > leaseMs || !knowsNewer(state)) return false;
-  if (stoodAt(state) !== null || (leaseOf(state)?.until ?? 0) > now) return false;
+  if ((leaseOf(state)?.until ?? 0) > now) return false;
   const serves = servesUnder(state);
   const names = memberNames(status);
   return [...peers].some(([id, { report, at }]) => {

@@ -638,6 +638,7 @@ describe("Primary alone, fenced, with less than it needs", () => {
       readonly peer?: Partial<Report>;
       readonly epochs?: readonly EpochRecord[];
       readonly silent?: boolean;
+      readonly came?: boolean;
     }) => {
       const {
         peer = down(130, { epochSeen: 5, epochServed: 5 }),
@@ -650,6 +651,8 @@ describe("Primary alone, fenced, with less than it needs", () => {
       story.now += LEASE_MS;
       story.give({ on: "wakeup" });
       story.end("fence");
+      if (options.came === true)
+        story.polled(statusOf(view, { primary: false, lastCommitted: 100, rejecting: true }));
       for (let step = 0; step < 50; step++) {
         hearPeer(story, "b2", peer);
         if (silent !== true)
@@ -660,6 +663,8 @@ describe("Primary alone, fenced, with less than it needs", () => {
       return story.has("kill");
     };
     expect(superseded({})).toBe(true);
+    // Who joined it knows no better than who was there.
+    expect(superseded({ came: true })).toBe(true);
     expect(superseded({ silent: true })).toBe(false);
     expect(superseded({ epochs: [{ ...EPOCH_5, forkPoint: null }] })).toBe(false);
     expect(superseded({ peer: down(130) })).toBe(false);
