@@ -14,7 +14,6 @@ import {
   epochCertain,
   epochsReached,
   isBeyond,
-  type NotedView,
   namesOf,
   sinceOf,
   stoodBeyond,
@@ -325,30 +324,44 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
         a.server.serial - b.server.serial,
     );
   if (first === undefined) return { is: "none" };
-  const left = state.config.servers
-    .filter((server) => noted?.members.includes(server.name) && !concerned.includes(server))
-    .map(({ name }) => name);
-  if (forced === null && noted !== null && left.length > 0 && behind(noted, first)) {
-    const { server, report, position } = first;
-    const outside = noted.members.includes(server.name) ? "" : ", which it was not in,";
+  const lacks = forced === null ? whatItLacks(state, first, concerned) : null;
+  if (lacks !== null) {
     return waiting(
       "outage.behind",
-      `${server.name} stands at ${position.seqno} of epoch ${report.epochServed}, the noted view${outside} began at ${noted.seqno} of epoch ${noted.epochServed}: ${left.join(", ")}, retired, may have rows that it lacks`,
+      `${first.server.name} stands at ${first.position.seqno} of epoch ${first.report.epochServed}, ${lacks}, retired, may have rows that it lacks`,
       "they say where they stand, or a person accepts the loss: make_primary --force --allow-data-loss",
     );
   }
   return { is: "ready", ...first, forced: forced !== null };
 }
 
+interface Advanced {
+  readonly server: DbServerConfig;
+  readonly report: Report;
+  readonly position: Position;
+}
+
 /**
- * Has even the most advanced of those who are reckoned with less than the noted view had at its beginning, or
- * was it not in it: a retirement takes the word of the others, but it is no consent to lose their rows.
+ * What the most advanced of those who are reckoned with may lack, since a retirement takes the word of others but
+ * is no consent to lose their rows: it has less than the noted view had at its beginning, or was not in it; or
+ * the open epoch was granted to them, and they may have served under it unseen. In words; null if nothing.
  */
-function behind(
-  noted: NotedView,
-  first: { readonly server: DbServerConfig; readonly report: Report; readonly position: Position },
-): boolean {
-  const { server, report, position } = first;
-  if (!noted.members.includes(server.name)) return true;
-  return report.epochServed < noted.epochServed || position.seqno < noted.seqno;
+function whatItLacks(
+  { config, durable: { noted, grant, retired } }: ArbitratorState,
+  { server, report, position }: Advanced,
+  concerned: readonly DbServerConfig[],
+): string | null {
+  const left = config.servers.filter((one) => retired.includes(one.id) && !concerned.includes(one));
+  const names = (of: (one: DbServerConfig) => boolean) => left.filter(of).map(({ name }) => name);
+  const viewers = names(({ name }) => noted?.members.includes(name) === true);
+  if (noted !== null && viewers.length > 0) {
+    const inside = noted.members.includes(server.name);
+    const older = report.epochServed < noted.epochServed || position.seqno < noted.seqno;
+    const outside = inside ? "" : ", which it was not in,";
+    if (!inside || older)
+      return `the noted view${outside} began at ${noted.seqno} of epoch ${noted.epochServed}: ${viewers.join(", ")}`;
+  }
+  const holders = names(({ segment }) => segment === grant?.segment);
+  if (grant === null || holders.length === 0 || report.epochServed >= grant.epoch) return null;
+  return `epoch ${grant.epoch} was granted to ${grant.segment}: ${holders.join(", ")}`;
 }

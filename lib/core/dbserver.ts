@@ -1091,13 +1091,14 @@ function isSuperseded({ state, now }: Turn): boolean {
   if (arbitratorAt < viewSince || now - toldAt > leaseMs || !knowsNewer(state)) return false;
   if ((leaseOf(state)?.until ?? 0) > now) return false;
   const serves = servesUnder(state);
-  const names = memberNames(status);
-  return [...peers].some(([id, { report, at }]) => {
-    const { epochServed, epochBefore = epochServed, position, primary, stood } = report;
+  const members = fingerprintMembers(viewOf(status) ?? "");
+  return [...peers.values()].some(({ report, at }) => {
+    const { epochServed, epochBefore = epochServed, position, primary, stood, gcommUuid } = report;
     if (now - at > suspectMs || epochBefore <= serves) return false;
-    const name = config.serverById.get(id)?.name ?? "";
     const has = primary === "yes" || (position !== null && position.seqno >= 0);
-    return has && (!names.has(name) || stood !== undefined);
+    // A view that stalls still names the server as it was before it ended, and began elsewhere.
+    const here = gcommUuid !== null && members.includes(gcommUuid);
+    return has && (!here || stood !== undefined);
   });
 }
 

@@ -804,6 +804,23 @@ describe("full outage", () => {
     expect(story.orders()).toHaveLength(1);
   });
 
+  test("outage.behind: nor what was acknowledged under the epoch that they were granted, unseen", () => {
+    const { story } = ordered();
+    story.pass(20_000);
+    story.effects = [];
+    story.reports(DC1, down(170));
+    for (const node of DC2) story.person({ verb: "retire", parameters: { node, ...SIGNED } });
+    expect(story.orders()).toEqual([]);
+    expect(story.verdict("dc1")).toMatchObject({
+      rule: "outage.behind",
+      because:
+        "a1 stands at 170 of epoch 0, epoch 1 was granted to dc2: b1, b2, retired, may have rows that it lacks",
+    });
+    const force = { segment: "dc1", allowDataLoss: true, ...LOSS, ...SIGNED };
+    story.person({ verb: "make_primary", parameters: force });
+    expect(story.orders()).toHaveLength(1);
+  });
+
   test("outage.silent: one that is retired while it serves may do so for as long as it has been promised to", () => {
     const story = calmArbitrator();
     story.pass(2_500);

@@ -639,8 +639,10 @@ describe("Primary alone, fenced, with less than it needs", () => {
       readonly epochs?: readonly EpochRecord[];
       readonly silent?: boolean;
       readonly came?: boolean;
+      readonly from?: string;
     }) => {
       const {
+        from = "b2",
         peer = down(130, { epochSeen: 5, epochServed: 5 }),
         epochs = [EPOCH_5],
         silent,
@@ -654,7 +656,7 @@ describe("Primary alone, fenced, with less than it needs", () => {
       if (options.came === true)
         story.polled(statusOf(view, { primary: false, lastCommitted: 100, rejecting: true }));
       for (let step = 0; step < 50; step++) {
-        hearPeer(story, "b2", peer);
+        hearPeer(story, from, peer);
         if (silent !== true)
           story.leased({ promise: null, arbitrator: { epoch: 5, epochs: [...epochs] } });
         story.polled(statusOf(view, { lastCommitted: 120, rejecting: true }));
@@ -662,6 +664,7 @@ describe("Primary alone, fenced, with less than it needs", () => {
       }
       return story.has("kill");
     };
+    const holder = { epochSeen: 5, epochServed: 5 } as const;
     expect(superseded({})).toBe(true);
     // Who joined it knows no better than who was there.
     expect(superseded({ came: true })).toBe(true);
@@ -670,6 +673,10 @@ describe("Primary alone, fenced, with less than it needs", () => {
     expect(superseded({ peer: down(130) })).toBe(false);
     expect(superseded({ peer: down(130, { epochServed: 5, epochBefore: 0 }) })).toBe(false);
     expect(superseded({ peer: down(null, { epochServed: 5 }) })).toBe(false);
+    // A view that stalls names b1 as it was before it ended, and began elsewhere.
+    const elsewhere = { ...holder, gcommUuid: "0000000b-0000-0000-0000-000000000001" };
+    expect(superseded({ from: "b1", peer: elsewhere })).toBe(true);
+    expect(superseded({ from: "b1", peer: holder })).toBe(false);
   });
 
   test("it is killed where another one runs, or may have been started as a Primary", () => {

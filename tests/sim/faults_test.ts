@@ -337,6 +337,32 @@ describe("full outages and returns", () => {
     stage.endsWell();
   });
 
+  for (const serves of [true, false])
+    test(`b1 holds an epoch whose view nobody has told the arbitrator${serves ? ", and serves" : ""}: to retire it starts a1 neither beside it nor without its rows`, () => {
+      const stage = new Stage({
+        weights: [[1], [1]],
+        onDoubleFault: serves ? "stay" : "fence",
+        evict: serves ? "full" : "off",
+      });
+      stage.kill(["a1"]);
+      stage.until(
+        "b1 is Primary alone",
+        () => stage.primary("b1") && stage.view("b1").length === 1,
+      );
+      stage.cut(["b1"], ["arbitrator", "a1"]);
+      stage.run(20_000);
+      expect(stage.store.noted?.members).toHaveLength(2);
+      expect(stage.serves("b1")).toBe(serves);
+      stage.order({ verb: "retire", parameters: { ...SIGNED, node: "b1" } });
+      stage.run(20_000);
+      expect(stage.verdict("dc1").rule).toBe("outage.behind");
+      stage.heal();
+      stage.until("b1 serves", () => stage.serves("b1"), 60_000);
+      stage.order({ verb: "restore", parameters: { ...SIGNED, node: "b1" } });
+      stage.run(1000);
+      stage.endsWell();
+    });
+
   test("dc1 commits alone and dies, dc2 is asked to take over: refused without --allow-data-loss, and dc1 comes back only by full transfer", () => {
     const stage = new Stage();
     stage.cutSites();

@@ -8,7 +8,7 @@ import { type DbServerState, leaseOf } from "../../lib/core/dbserver_state.ts";
 import type { PartyId } from "../../lib/message/envelope.ts";
 import type { BodyTo, Message } from "../../lib/message/mod.ts";
 import { fingerprintMembers, isJoint } from "../../lib/wsrep_status.ts";
-import type { View } from "./galera.ts";
+import type { Proc, View } from "./galera.ts";
 import { type Entry, sameRows, writesOf } from "./rows.ts";
 import type { Server, World } from "./world.ts";
 
@@ -54,6 +54,8 @@ export class Watch {
   #store = "";
   readonly #seen: number[] = [];
   readonly #fencedSince: number[] = [];
+  /** Started past their watchdogs and not closed yet; when each was first seen open to clients. */
+  readonly #unseen = new Map<Proc, number | null>();
   #disturbedAt = 0;
   #outage = 0;
   longestOutageMs = 0;
@@ -102,11 +104,12 @@ export class Watch {
         this.#outage = 0;
       }
     } else if (this.#outage === 0) this.#outage = now;
-    if (own?.view?.primary === true && galera.writable(node)) {
+    if (own?.rejecting === true) this.#unseen.delete(own);
+    if (own?.view?.primary === true && galera.writable(node) && !this.#isUnseen(own)) {
       for (const other of own.view.procs) {
         if (other === null || other === own || other.view !== own.view) continue;
         if (!galera.writable(other.node) || other.tip === null || own.tip === null) continue;
-        if (sameRows(own.tip, other.tip)) continue;
+        if (sameRows(own.tip, other.tip) || this.#isUnseen(other)) continue;
         this.violate(
           "rows_differ",
           `${own.spec.name} and ${other.spec.name} serve different rows in one view`,
@@ -237,8 +240,23 @@ export class Watch {
     this.count("store spoiled");
   }
 
-  outsideStart(): void {
+  outsideStart(node: number): void {
     this.count("started past the watchdog");
+    const proc = this.#world.galera.procs[node] ?? null;
+    if (proc !== null) this.#unseen.set(proc, null);
+  }
+
+  /**
+   * Has it been started past its watchdog, which has not had the time to close it: no other assumption is
+   * broken, and it may be in line with nobody.
+   */
+  #isUnseen(proc: Proc): boolean {
+    const since = this.#unseen.get(proc);
+    if (since === undefined) return false;
+    const { config, schedule } = this.#world;
+    if (since === null) this.#unseen.set(proc, schedule.now);
+    const { pollFastMs, fenceMs } = config.timing;
+    return schedule.now - (since ?? schedule.now) <= pollFastMs + fenceMs;
   }
 
   serverWrote(node: number, durable: ServerDurable): void {

@@ -883,8 +883,21 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: OUTAGE,
-        from: "left.length > 0 && behind(noted, first)",
-        to: "left.length > 64 && behind(noted, first)",
+        from: "noted !== null && viewers.length > 0",
+        to: "noted !== null && viewers.length > 64",
+      },
+    ],
+  },
+  {
+    id: "outage.holder",
+    breaks:
+      "Whoever is left begins after a retirement, though the retired one holds the open epoch",
+    scenario: "b1 holds an epoch whose view nobody has told the arbitrator",
+    edits: [
+      {
+        file: OUTAGE,
+        from: "grant === null || holders.length === 0 ||",
+        to: "grant === null || holders.length < 64 ||",
       },
     ],
   },
@@ -1001,6 +1014,18 @@ export const MUTANTS: readonly Mutant[] = [
         file: SERVER,
         from: "if (!isSuperseded(turn)) return",
         to: "if (!isSuperseded(turn) || true) return",
+      },
+    ],
+  },
+  {
+    id: "superseded.named",
+    breaks: "A view that stalls is not superseded by a member that ended and began elsewhere",
+    scenario: "a1's view serves nothing and makes way",
+    edits: [
+      {
+        file: SERVER,
+        from: "gcommUuid !== null && members.includes(gcommUuid)",
+        to: "gcommUuid !== null",
       },
     ],
   },

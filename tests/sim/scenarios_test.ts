@@ -1106,20 +1106,22 @@ describe("two Primaries meet over a server that starts", () => {
     meetings(6, (seed) => ({ asleep: true, joinerSaysPrimary: seed % 2 === 0 }));
   });
 
-  test("heavy a1 sleeps and is retired, b1 begins in an epoch of dc2, a1 wakes, and b2 meets both: a1's view serves nothing and makes way", () => {
+  test("heavy a1 sleeps and is given up by a person, b1 begins in an epoch of dc2, a1 wakes, and b2 meets both: a1's view serves nothing and makes way", () => {
     let begun = 0;
     for (let seed = 1; seed <= 10; seed++) {
       const stage = new Stage({ seed, weights: [[2], [1, 1]], galera: { mergeMs: [50, 60] } });
-      const node = { who: "operator", why: "scenario", takeOver: true, node: "a1" };
+      const node = { who: "operator", why: "scenario", takeOver: true, node: "b2" };
       stage.powerOff(["b2"]);
       stage.until("b2 is given up", () => stage.view("a1").length === 2);
       stage.run(1000);
       stage.world.hangMariadbd(stage.node("b1"), 20_000);
       stage.until("dc1 is granted an epoch", () => stage.grant?.segment === "dc1");
-      stage.order({ verb: "retire", parameters: node });
       stage.run(300);
-      stage.suspend(["a1"], 9000);
-      stage.run(8000);
+      stage.suspend(["a1"], 12_000);
+      stage.order({ verb: "retire", parameters: node });
+      stage.run(7000);
+      stage.force("dc2", { allowDataLoss: true });
+      stage.run(2000);
       if (!stage.primary("b1") || stage.view("b1").length !== 1) continue;
       begun++;
       stage.powerOn(["b2"]);

@@ -444,6 +444,7 @@ class Trouble {
   readonly #cuts = new Set<Cut>();
   #healed = false;
   #insistedAt = 0;
+  readonly #restarted = new Set<number>();
 
   constructor(world: World) {
     this.#world = world;
@@ -624,14 +625,18 @@ class Trouble {
     const world = this.#world;
     if (world.schedule.now - this.#insistedAt < 10_000) return;
     this.#insistedAt = world.schedule.now;
-    // Its report says so: after some starts that failed in a row it waits for somebody to look.
-    for (const server of world.servers)
-      if ((server.process?.state.core.failedStarts ?? 0) >= FAILED_STARTS_MAX)
-        world.crashWatchdog(server.node, 500);
     const durable = world.arbiter.process?.state.core.durable;
     const from = world.arbiter.host.index;
     const signed = { who: "operator", why: "put right", takeOver: true };
     if (durable === undefined) return;
+    // Its report says so: after some starts that failed in a row it waits for somebody to look. Where they
+    // fail once more, another start is no help.
+    for (const { node, process, config } of world.servers) {
+      if ((process?.state.core.failedStarts ?? 0) < FAILED_STARTS_MAX) continue;
+      if (!this.#restarted.has(node)) world.crashWatchdog(node, 500);
+      else world.order({ verb: "reseed", parameters: { ...signed, node: config.name } }, from);
+      this.#restarted.add(node);
+    }
     const observing = world.arbiter.process?.state.core.observing ?? null;
     if (observing !== null || durable.paused !== null)
       world.order({ verb: "resume", parameters: { ...signed, rearm: observing !== null } }, from);

@@ -612,7 +612,7 @@ export class World {
       keepGvwstate: true,
     });
     if (error === null) this.#mariadbdRuns(node);
-    this.watch.outsideStart();
+    this.watch.outsideStart(node);
   }
 
   /** A person's order, typed somewhere on the host with that index. */
