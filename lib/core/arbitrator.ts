@@ -56,7 +56,14 @@ import {
 import { snapshotOf, summarize } from "./arbitrator_summary.ts";
 import { evidenceOf, noteStatus, survey, watchFor } from "./arbitrator_survey.ts";
 import { decided, emit, log, note, reply, set, type Turn } from "./arbitrator_turn.ts";
-import type { Answered, Arrived, Core, Millis, Step } from "./core.ts";
+import {
+  type Answered,
+  type Arrived,
+  type Core,
+  isSettledIn,
+  type Millis,
+  type Step,
+} from "./core.ts";
 import { EVICT_DEADLINE_MS } from "./dbserver_evict.ts";
 
 /** How a process starts: with what it found on disk. */
@@ -379,8 +386,7 @@ function strangerIn(state: ArbitratorState, view: string | null, now: Millis): s
   let found: string | null = null;
   for (const { id, name } of state.config.servers) {
     const report = youngReport(state, id, { now, maxAgeMs });
-    if (report?.primary !== "yes" || report.fingerprint !== view) continue;
-    if (report.stood !== undefined || report.localState !== "Synced") continue;
+    if (report === null || !isSettledIn(view, report)) continue;
     const { epochServed, gcommUuid, lastCommitted: seqno, stateUuid: uuid } = report;
     if (epochServed >= grant.epoch || component.includes(gcommUuid ?? "")) return null;
     if (isBeyond(state, epochServed, uuid === null ? null : { uuid, seqno })) found ??= name;

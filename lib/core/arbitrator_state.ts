@@ -265,6 +265,10 @@ export function unknownFork(epoch: number, segment: string): EpochRecord {
   return { epoch, segment, forkPoint: { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 } };
 }
 
+export function isUnknownFork({ forkPoint }: EpochRecord): boolean {
+  return forkPoint !== null && forkPoint.seqno < 0;
+}
+
 /** A number under which nothing has forked: of a void order, or of a store that was re-armed. */
 export function noFork(epoch: number, segment: string): EpochRecord {
   return { epoch, segment, forkPoint: null };

@@ -2,6 +2,7 @@
  * What every role's deciding part looks like: synchronous, total functions over plain values.
  * A core reads no clock, draws no chance and does no input or output; it is told, and it asks.
  */
+import type { Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
 import type { Body, BodyFrom, BodyTo } from "../message/mod.ts";
 
@@ -20,6 +21,14 @@ export function updated<State extends object>(state: State, change: Partial<Stat
     copy[key] = change[key] as State[typeof key];
   }
   return copy ?? state;
+}
+
+/** Is the server of that report Primary and Synced in that view, with nothing of its own left to prove. */
+export function isSettledIn(view: string | null, report: Report): boolean {
+  const { primary, fingerprint, stood, localState } = report;
+  return (
+    primary === "yes" && fingerprint === view && stood === undefined && localState === "Synced"
+  );
 }
 
 /** What a step leaves behind: the next state, and what is to be done, in that order. */

@@ -10,6 +10,7 @@ import type { Ack, ConfigMark, Position, Report } from "../message/dbserver.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
 import { fingerprintMembers, holdsMajority, isJoint, namesIn } from "../wsrep_status.ts";
+import { isUnknownFork } from "./arbitrator_state.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
 import {
   asideChanged,
@@ -1065,12 +1066,12 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
     ({ name }) => name !== self.segment && holdsMajority(config, name, names, retired),
   );
   // Where another segment holds an epoch since, no answer will ever be a grant; nor where a lost store granted
-  // one: its fork point is unknown (-1), and the segment of its record is a guess.
+  // one: its fork point is unknown, and the segment of its record is a guess.
   const barred = state.epochs.some(
-    ({ epoch, segment, forkPoint }) =>
-      forkPoint !== null &&
-      epoch > state.durable.epochServed &&
-      (segment !== state.self.segment || forkPoint.seqno < 0),
+    (record) =>
+      record.forkPoint !== null &&
+      record.epoch > state.durable.epochServed &&
+      (record.segment !== self.segment || isUnknownFork(record)),
   );
   // Then whoever is down has newer rows, which would end with its joining this view.
   const needed = !barred && nobodyElse(turn);

@@ -10,7 +10,7 @@ import type { ConfigMark, EpochRecord, Position, Report } from "../message/dbser
 import type { PartyId } from "../message/envelope.ts";
 import { fingerprint, holdsMajority, isJoint, namesIn, type WsrepStatus } from "../wsrep_status.ts";
 import { EPOCHS_MAX } from "./arbitrator_state.ts";
-import type { Millis } from "./core.ts";
+import { isSettledIn, type Millis } from "./core.ts";
 import type { AsideState } from "./dbserver_aside.ts";
 import type { ProcessFact, ServerDurable } from "./dbserver_io.ts";
 
@@ -293,19 +293,9 @@ function rightInView(state: DbServerState, now: Millis): Right {
     return { ok: true, until: lease.until, because: "joint view, the arbitrator's lease" };
   }
   const vouched = vouchedUntil(state, names);
-  if (now < vouched && knowsNewer(state)) {
-    return {
-      ok: false,
-      because: `vouched for under epoch ${servesUnder(state)}, but epoch ${state.durable.epochSeen} is newer`,
-    };
-  }
-  if (now < vouched && cameToOlder(state)) {
-    return {
-      ok: false,
-      because: "vouched for, but it has come to a view that serves under an older epoch",
-    };
-  }
   if (now < vouched) {
+    const doubt = doubtOf(state);
+    if (doubt !== null) return { ok: false, because: doubt };
     return { ok: true, until: vouched, because: "joint view, vouched for by the other segments" };
   }
   if (holdsNewestGrant(state) && config.onDoubleFault === "stay") {
@@ -316,6 +306,15 @@ function rightInView(state: DbServerState, now: Millis): Right {
     };
   }
   return { ok: false, because: `joint view, but neither lease nor vouches reach ${self.name}` };
+}
+
+/** Why the vouches of others open no door: they may stand in the same older lineage. In words; null if nothing. */
+function doubtOf(state: DbServerState): string | null {
+  if (knowsNewer(state))
+    return `vouched for under epoch ${servesUnder(state)}, but epoch ${state.durable.epochSeen} is newer`;
+  if (cameToOlder(state))
+    return "vouched for, but it has come to a view that serves under an older epoch";
+  return null;
 }
 
 function soloRight(
@@ -477,12 +476,7 @@ function cameToOlder(state: DbServerState): boolean {
   const view = viewOf(state.status);
   const serves = servesUnder(state);
   return [...state.peers.values()].some(
-    ({ report }) =>
-      report.fingerprint === view &&
-      report.primary === "yes" &&
-      report.localState === "Synced" &&
-      report.stood === undefined &&
-      report.epochServed < serves,
+    ({ report }) => report.epochServed < serves && isSettledIn(view, report),
   );
 }
 

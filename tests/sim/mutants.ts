@@ -878,13 +878,14 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     id: "outage.behind",
-    breaks: "Whoever is left begins after a retirement, though it lacks rows of the noted view",
+    // Mostly either sign tells: of a view that is being received the epoch is still open.
+    breaks: "Whoever is left begins after a retirement, whatever it lacks",
     scenario: "to retire a1 starts nobody without it",
     edits: [
       {
         file: OUTAGE,
-        from: "noted !== null && viewers.length > 0",
-        to: "noted !== null && viewers.length > 64",
+        from: "forced === null ? whatItLacks(",
+        to: "state.observing !== null ? whatItLacks(",
       },
     ],
   },
@@ -974,8 +975,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SERVER,
-        from: "(segment !== state.self.segment || forkPoint.seqno < 0)",
-        to: "segment !== state.self.segment",
+        from: "(record.segment !== self.segment || isUnknownFork(record))",
+        to: "record.segment !== self.segment",
       },
     ],
   },
@@ -1037,8 +1038,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: STATE,
-        from: "now < vouched && knowsNewer(state)",
-        to: "now < 0 && knowsNewer(state)",
+        from: "if (knowsNewer(state))",
+        to: "if (state.apart && knowsNewer(state))",
       },
       {
         file: SERVER,
