@@ -21,6 +21,7 @@ import {
   boundStores,
   deadlineKey,
   EPOCHS_MAX,
+  isForgotten,
   noFork,
   sinceOf,
   standingOf,
@@ -257,7 +258,7 @@ function rearm(turn: Turn): void {
     0,
     ...reports.map(({ epochServed, epochSeen }) => (allHeard ? epochServed : epochSeen)),
   );
-  const forgotten = served > state.durable.epoch;
+  const forgotten = isForgotten(state, served);
   // Higher than any epoch that a server has heard of, so that none is granted twice.
   const epoch = Math.max(state.durable.epoch, ...seen) + (allHeard ? 1 : UNHEARD_EPOCHS);
   const { primarySegment } = state.durable;

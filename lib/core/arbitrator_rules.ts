@@ -409,9 +409,12 @@ export function findCandidate(
     return `no server of ${segment} reports a view`;
   }
   const own = best.filter((each) => each.server.segment === segment);
+  const names = namesOf(first.report);
+  const host = hostOf(state, segment, names);
+  if (host !== null)
+    return `the few of ${segment} are beside the majority of ${host}, whose component it is`;
   if (first.report.primary !== "yes") return toCandidate("form", best);
   const grant = state.durable.grant;
-  const names = namesOf(first.report);
   if (!isJoint(state.config, names)) {
     if (grant?.segment === segment) {
       // Another epoch for the same segment would give it nothing that it does not have.
@@ -440,6 +443,21 @@ export function findCandidate(
     return `commits of ${segment} hang, and Galera will not let it stay Primary`;
   }
   return toCandidate("stall", own);
+}
+
+/**
+ * The segment beside whose majority a few of this one are in a lesser view, null if there is none: they could not
+ * serve by a grant, and it is for the others to hold one.
+ */
+function hostOf(
+  state: ArbitratorState,
+  segment: string,
+  names: ReadonlySet<string>,
+): string | null {
+  const { config, durable } = state;
+  const holds = (each: string) => holdsMajority(config, each, names, durable.retired);
+  if (isJoint(config, names) || holds(segment)) return null;
+  return config.segments.find(({ name }) => name !== segment && holds(name))?.name ?? null;
 }
 
 /** Is every server in one joint Primary view in which commits flow: then no segment asks for anything. */

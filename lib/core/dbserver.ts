@@ -421,7 +421,11 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
     // Replies can overtake each other: a promise only ever lengthens what is held.
     if (before === undefined || until > before.until) {
       set(turn, {
-        promises: new Map(turn.state.promises).set(by, { until, epoch: promise.epoch }),
+        promises: new Map(turn.state.promises).set(by, {
+          until,
+          epoch: promise.epoch,
+          view: promise.view,
+        }),
       });
     }
     const { grantEpoch } = turn.state;

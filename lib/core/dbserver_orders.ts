@@ -542,7 +542,7 @@ function hold(turn: Turn, hand: { readonly order: Evict | MakePrimary; readonly 
   set(turn, {
     grantEpoch: order.epoch,
     promisedEpoch: order.epoch,
-    promises: new Map(turn.state.promises).set(from, { until, epoch: order.epoch }),
+    promises: new Map(turn.state.promises).set(from, { until, epoch: order.epoch, view: null }),
     primarySegment: turn.state.self.segment,
   });
 }

@@ -22,6 +22,8 @@ export interface Promised {
   readonly until: Millis;
   /** The grant under which a solo view may serve; null for joint views only. */
   readonly epoch: number | null;
+  /** Fingerprint of the view that it was given in; null where an order said so. */
+  readonly view: string | null;
 }
 
 /** An order to evict under way. */
@@ -474,6 +476,9 @@ export function lineageOf(state: DbServerState): "yes" | "diverged" | "unproven"
 function cameToOlder(state: DbServerState): boolean {
   if (stoodAt(state) === null) return false;
   const view = viewOf(state.status);
+  const lease = leaseOf(state);
+  // The arbitrator has looked for such members itself, and knows who was there when it granted the epoch.
+  if (lease !== null && lease.epoch !== null && lease.view === view) return false;
   const serves = servesUnder(state);
   return [...state.peers.values()].some(
     ({ report }) => report.epochServed < serves && isSettledIn(view, report),
