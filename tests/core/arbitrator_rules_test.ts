@@ -264,6 +264,25 @@ describe("outside.excluded", () => {
     expect(story.verdict("dc2").because).toContain("last heard before the noted view");
   });
 
+  test("candidate.exists: the few of a segment beside another one's majority are granted nothing, though theirs are down", () => {
+    const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
+    const view = [...segments.dc1, "b2"];
+    for (const primary of ["yes", "no"] as const) {
+      const story = calmArbitrator({ config: coreCluster({ segments }) });
+      story.pass(6_000);
+      story.reports(["b1", "b3"], down(90));
+      const seen: Seen = { view, primary, lastCommitted: 114, fenced: true };
+      story.reports(["a1", "b2"], seen);
+      expect(story.state.durable.grant).toBeNull();
+      expect(story.verdict("dc2")).toMatchObject({
+        rule: "candidate.exists",
+        because: "the few of dc2 are beside the majority of dc1, whose component it is",
+      });
+      story.reports(["a2", "a3"], seen);
+      expect(story.state.durable.grant?.segment).toBe("dc1");
+    }
+  });
+
   test("outside.excluded: an outwait without a guard is no evidence against a heavy segment", () => {
     const story = calmArbitrator({ config: HEAVY });
     story.pass(60_000);

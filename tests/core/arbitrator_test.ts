@@ -476,6 +476,23 @@ describe("a store that cannot be trusted", () => {
     expect(story.state.observing).toBeNull();
   });
 
+  test("re-armed before it heard anybody, and again, it knows that it has missed an epoch: the number that they serve under meanwhile hides it", () => {
+    const story = new ArbitratorStory({ observing: "the store is lost" });
+    const rearm = { verb: "resume", parameters: { rearm: true, ...SIGNED } } as const;
+    story.person(rearm);
+    const { epoch } = story.state.durable;
+    const served = { storeId: "old", epochSeen: epoch, epochServed: epoch };
+    story.reports(["a1", "b1", "b2"], served);
+    story.report("a2", down(100));
+    story.person(rearm);
+    expect(story.state.durable.epochs).toMatchObject([
+      { epoch, forkPoint: { seqno: -1 } },
+      { epoch: epoch + 1, forkPoint: null },
+    ]);
+    story.reports(["a1", "b1", "b2"], { ...served, view: ["a1", "b1", "b2"] });
+    expect(story.report("a2", down(100))?.arbitrator?.start).toBe("reseed");
+  });
+
   test("re-armed on an old copy it forgets what that had noted, and whoever missed an epoch must be reseeded", () => {
     const before = calmArbitrator().state.durable;
     const story = new ArbitratorStory({ durable: before });

@@ -832,12 +832,14 @@ describe("lineage", () => {
   });
 
   test("beside a member that has been there all the time and serves under an older epoch it stays closed", () => {
-    const opened = (peer: Partial<Report>, how: "lease" | "vouch") => {
+    const opened = (peer: Partial<Report>, how: "lease" | "vouch" | "grant" | "grant before") => {
       const story = leftAt(100, { epochSeen: 5, epochServed: 5 });
       story.now += LEASE_MS;
       hearPeer(story, "b1", { epochSeen: 3, epochServed: 3, ...peer });
+      if (how === "grant before") story.leased({ epoch: 5, arbitrator: { epoch: 5 } });
       story.polled(statusOf(ALL, { lastCommitted: 100, rejecting: true }));
-      story.leased({ ...(how === "vouch" ? { promise: null } : {}), arbitrator: { epoch: 5 } });
+      const given = { lease: {}, vouch: { promise: null }, grant: { epoch: 5 } };
+      if (how !== "grant before") story.leased({ ...given[how], arbitrator: { epoch: 5 } });
       if (how === "vouch") story.vouched("b2", 5);
       return story.has("unfence");
     };
@@ -847,6 +849,9 @@ describe("lineage", () => {
       expect(opened({ stood }, how)).toBe(true);
       expect(opened({ epochSeen: 5, epochServed: 5 }, how)).toBe(true);
     }
+    // The arbitrator knows whether that member was there when the epoch was granted.
+    expect(opened({}, "grant")).toBe(true);
+    expect(opened({}, "grant before")).toBe(false);
   });
 
   test("an epoch is shared by those who were in the view when it came, not brought to it", () => {
