@@ -838,8 +838,9 @@ describe("lineage", () => {
       hearPeer(story, "b1", { epochSeen: 3, epochServed: 3, ...peer });
       if (how === "grant before") story.leased({ epoch: 5, arbitrator: { epoch: 5 } });
       story.polled(statusOf(ALL, { lastCommitted: 100, rejecting: true }));
-      const given = { lease: {}, vouch: { promise: null }, grant: { epoch: 5 } };
-      if (how !== "grant before") story.leased({ ...given[how], arbitrator: { epoch: 5 } });
+      const silent = { promise: null };
+      const given = { lease: {}, vouch: silent, grant: { epoch: 5 }, "grant before": silent };
+      story.leased({ ...given[how], arbitrator: { epoch: 5 } });
       if (how === "vouch") story.vouched("b2", 5);
       return story.has("unfence");
     };
