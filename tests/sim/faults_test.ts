@@ -10,6 +10,11 @@ setDefaultTimeout(120_000);
 
 const SIGNED = { who: "operator", why: "scenario" } as const;
 
+const THREE_EACH = [
+  [1, 1, 1],
+  [1, 1, 1],
+] as const;
+
 /** How many epochs were opened. */
 function epochs(stage: Stage): number {
   return stage.count("epoch_opened");
@@ -334,6 +339,19 @@ describe("full outages and returns", () => {
     stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
     stage.order({ verb: "restore", parameters: { ...SIGNED, node: "a1" } });
     stage.run(1000);
+    stage.endsWell();
+  });
+
+  test("b1 and b3 lose power, and of those who go on only a1 and b2 are heard: dc2's one server is granted nothing beside all of dc1", () => {
+    const stage = new Stage({ weights: THREE_EACH });
+    stage.always("dc2 holds no epoch", () => stage.grant?.segment !== "dc2");
+    stage.cut(["a2", "a3"], ["arbitrator"], { net: "messages" });
+    stage.powerOff(["b1", "b3"], 2000);
+    stage.until("four go on", () => stage.view("b2").length === 4);
+    stage.run(1000);
+    expect(stage.verdict("dc2").because).toContain("beside the majority of dc1");
+    stage.heal();
+    stage.until("all of dc1 serves", () => stage.of("dc1").every((name) => stage.serves(name)));
     stage.endsWell();
   });
 

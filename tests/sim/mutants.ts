@@ -903,6 +903,18 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    id: "few.granted",
+    breaks: "The few of a segment beside another one's majority are granted what they cannot use",
+    scenario: "dc2's one server is granted nothing beside all of dc1",
+    edits: [
+      {
+        file: RULES,
+        from: "if (isJoint(config, names) || holds(segment)) return null;",
+        to: "if (isJoint(config, names) || !holds(segment)) return null;",
+      },
+    ],
+  },
+  {
     id: "helpers.gone",
     breaks:
       "A server that has ended since weighs nothing for the open one that it was Primary with",
