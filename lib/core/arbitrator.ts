@@ -47,6 +47,7 @@ import {
   isBeyond,
   isForgotten,
   memberOf,
+  type NotedView,
   namesOf,
   noFork,
   stoodBeyond,
@@ -471,6 +472,7 @@ function closeEpoch(turn: Turn, report: Report): void {
     if (inView) agreed.add(server.name);
   }
   if (!isJointHere(state, agreed)) return;
+  if (grant.order === "given" && isToBeHeard(state, grant, noted, now)) return;
   const epochs = isUnobeyed(state, grant, now) ? { epochs: withoutFork(state, grant) } : {};
   note(turn, { grant: null, ...epochs });
   decided(turn, {
@@ -479,6 +481,19 @@ function closeEpoch(turn: Turn, report: Report): void {
     wouldChange: "the next fault",
   });
   log(turn, "epoch_closed", { epoch: grant.epoch, segment: grant.segment });
+}
+
+/**
+ * Has the one that the order was for, a member of the noted view whose watchdog speaks, not told of that view yet:
+ * then its next report says what became of the order.
+ */
+function isToBeHeard(state: ArbitratorState, grant: Grant, noted: NotedView, now: Millis): boolean {
+  const maxAgeMs = state.config.timing.suspectMs;
+  const report = youngReport(state, grant.target, { now, maxAgeMs });
+  const name = state.config.serverById.get(grant.target)?.name ?? "";
+  return (
+    report !== null && report.fingerprint !== noted.fingerprint && noted.members.includes(name)
+  );
 }
 
 /**

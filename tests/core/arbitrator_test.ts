@@ -231,6 +231,15 @@ describe("views", () => {
     expect(closed(["b1", "b2", "a1"])).toEqual([{ ...VOID, segment: "dc2" }]);
     // Its target was heard too long ago: what has become of the order is not known.
     expect(closed(["b2", "a1", "a2"], 1)).toMatchObject([{ forkPoint: { seqno: 100 } }]);
+    // Its target speaks, and has not told of that view yet.
+    const { story } = ordered();
+    story.pass(story.config.timing.orderMaxAgeMs);
+    story.report("b1", CUT2);
+    story.reports(["a1", "a2", "b2"], { lastCommitted: 102 });
+    expect(story.state.durable.grant).not.toBeNull();
+    story.report("b1", { lastCommitted: 102 });
+    const over = { grant: null, epochs: [{ ...VOID, segment: "dc2" }] };
+    expect(story.state.durable).toMatchObject(over);
   });
 
   test("none is noted, nor closes an epoch or earns a promise, with a member that was Primary beside the epoch's component", () => {
