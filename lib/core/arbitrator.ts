@@ -414,8 +414,10 @@ function completeGrant(turn: Turn, from: PartyId, report: Report): void {
   const { grant } = turn.state.durable;
   if (grant === null || grant.order === "done" || report.primary !== "yes") return;
   if (turn.state.config.serverById.get(from)?.segment !== grant.segment) return;
-  // Who has only heard of the number has obeyed no order, which may never have left.
-  if ((grant.kind === "hold" ? report.epochSeen : report.epochServed) < grant.epoch) return;
+  // Who has only heard of the number has obeyed no order, which may never have left, and holds the epoch in no
+  // other view than the one that it already had.
+  const holds = grant.kind === "hold" && report.fingerprint === grant.expectedFingerprint;
+  if ((holds ? report.epochSeen : report.epochServed) < grant.epoch) return;
   // Until the others are out, the view is still the one that they all are in.
   if (grant.kind === "evict" && report.fingerprint === grant.expectedFingerprint) return;
   complete(turn, grant);

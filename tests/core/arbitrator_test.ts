@@ -452,6 +452,20 @@ describe("orders", () => {
     expect(story.orders()).toEqual([]);
     expect(story.report("a1", { view: DC1, lastCommitted: 102 })?.promise?.epoch).toBe(1);
   });
+
+  test("what is held is held once the component has heard of it in that view, or serves: not by a word from another view", () => {
+    const orderAfter = (seen: Seen) => {
+      const story = calmArbitrator();
+      story.reports(DC2, down(100));
+      story.reports(DC1, { view: DC1, lastCommitted: 102 });
+      story.report("a1", { view: DC1, lastCommitted: 102, epochSeen: 1, ...seen });
+      return story.state.durable.grant?.order;
+    };
+    const joined = ["a1", "a2", "b1"];
+    expect(orderAfter({})).toBe("done");
+    expect(orderAfter({ view: joined })).toBe("given");
+    expect(orderAfter({ view: joined, epochServed: 1 })).toBe("done");
+  });
 });
 
 describe("a store that cannot be trusted", () => {
