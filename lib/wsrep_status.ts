@@ -182,3 +182,16 @@ export function holdsMajority(
   }
   return present * 2 > size;
 }
+
+/** Another segment than that one which has its majority in a view; null if there is none. */
+export function majorityBeside(
+  config: ClusterConfig,
+  segment: string,
+  memberNames: ReadonlySet<string>,
+  retired: readonly PartyId[],
+): string | null {
+  const beside = config.segments.find(
+    ({ name }) => name !== segment && holdsMajority(config, name, memberNames, retired),
+  );
+  return beside?.name ?? null;
+}

@@ -7,7 +7,7 @@ import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
 import type { Position, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { fingerprintMembers, holdsMajority, isJoint } from "../wsrep_status.ts";
+import { fingerprintMembers, holdsMajority, isJoint, majorityBeside } from "../wsrep_status.ts";
 import { evictionFor } from "./arbitrator_evict.ts";
 import {
   type ArbitratorState,
@@ -455,9 +455,9 @@ function hostOf(
   names: ReadonlySet<string>,
 ): string | null {
   const { config, durable } = state;
-  const holds = (each: string) => holdsMajority(config, each, names, durable.retired);
-  if (isJoint(config, names) || holds(segment)) return null;
-  return config.segments.find(({ name }) => name !== segment && holds(name))?.name ?? null;
+  const { retired } = durable;
+  if (isJoint(config, names) || holdsMajority(config, segment, names, retired)) return null;
+  return majorityBeside(config, segment, names, retired);
 }
 
 /** Is every server in one joint Primary view in which commits flow: then no segment asks for anything. */

@@ -265,6 +265,7 @@ export function unknownFork(epoch: number, segment: string): EpochRecord {
   return { epoch, segment, forkPoint: { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 } };
 }
 
+/** Is it an epoch of that kind, whose record's segment is a guess as well. */
 export function isUnknownFork({ forkPoint }: EpochRecord): boolean {
   return forkPoint !== null && forkPoint.seqno < 0;
 }

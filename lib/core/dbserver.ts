@@ -9,7 +9,7 @@ import { unreachable } from "../errors.ts";
 import type { Ack, ConfigMark, Position, Report } from "../message/dbserver.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
-import { fingerprintMembers, holdsMajority, isJoint, namesIn } from "../wsrep_status.ts";
+import { fingerprintMembers, isJoint, majorityBeside, namesIn } from "../wsrep_status.ts";
 import { isUnknownFork } from "./arbitrator_state.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
 import {
@@ -1066,9 +1066,7 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
     return Math.max(closedSince + graceMs, state.suspendedAt + config.timing.fenceMs);
   }
   // A few servers beside the majority of another segment: it is for that one to hold a grant or to end.
-  const guest = config.segments.some(
-    ({ name }) => name !== self.segment && holdsMajority(config, name, names, retired),
-  );
+  const guest = majorityBeside(config, self.segment, names, retired) !== null;
   // Where another segment holds an epoch since, no answer will ever be a grant; nor where a lost store granted
   // one: its fork point is unknown, and the segment of its record is a guess.
   const barred = state.epochs.some(

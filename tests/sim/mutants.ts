@@ -909,8 +909,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: RULES,
-        from: "if (isJoint(config, names) || holds(segment)) return null;",
-        to: "if (isJoint(config, names) || !holds(segment)) return null;",
+        from: "return majorityBeside(config, segment, names, retired);",
+        to: "return null;",
       },
     ],
   },
