@@ -474,8 +474,9 @@ function closeEpoch(turn: Turn, report: Report): void {
     if (inView) agreed.add(server.name);
   }
   if (!isJointHere(state, agreed)) return;
-  if (grant.order === "given" && isToBeHeard(state, grant, noted, now)) return;
-  const epochs = isUnobeyed(state, grant, now) ? { epochs: withoutFork(state, grant) } : {};
+  const fate = fateOf(state, grant, { noted, now });
+  if (fate === "unheard") return;
+  const epochs = fate === "unobeyed" ? { epochs: withoutFork(state, grant) } : {};
   note(turn, { grant: null, ...epochs });
   decided(turn, {
     rule: "epoch.closed",
@@ -486,29 +487,24 @@ function closeEpoch(turn: Turn, report: Report): void {
 }
 
 /**
- * Has the one that the order was for, a member of the noted view whose watchdog speaks, not told of that view yet:
- * then its next report says what became of the order.
+ * What became of an order that is out. unheard: the one that it was for, a member of the noted view whose watchdog
+ * speaks, has not told of that view yet, and its next report says it. unobeyed: that one stands in the noted view
+ * under an older epoch, so nobody will obey: its fork point would leave everybody beyond it.
  */
-function isToBeHeard(state: ArbitratorState, grant: Grant, noted: NotedView, now: Millis): boolean {
+function fateOf(
+  state: ArbitratorState,
+  grant: Grant,
+  facts: { readonly noted: NotedView; readonly now: Millis },
+): "unheard" | "unobeyed" | "settled" {
+  const { noted, now } = facts;
   const maxAgeMs = state.config.timing.suspectMs;
   const report = youngReport(state, grant.target, { now, maxAgeMs });
+  if (grant.order !== "given" || report === null) return "settled";
   const name = state.config.serverById.get(grant.target)?.name ?? "";
-  return (
-    report !== null && report.fingerprint !== noted.fingerprint && noted.members.includes(name)
-  );
-}
-
-/**
- * Is it an order that nobody has obeyed, nor will: the one that it was for stands in the noted view, and serves
- * under an older epoch. Its fork point would leave everybody beyond it.
- */
-function isUnobeyed(state: ArbitratorState, grant: Grant, now: Millis): boolean {
-  if (grant.order !== "given" || (grant.kind !== "form" && grant.kind !== "bootstrap"))
-    return false;
-  const maxAgeMs = state.config.timing.suspectMs;
-  const report = youngReport(state, grant.target, { now, maxAgeMs });
-  const inView = report?.fingerprint === state.durable.noted?.fingerprint;
-  return report !== null && inView && report.epochServed < grant.epoch;
+  if (report.fingerprint !== noted.fingerprint)
+    return noted.members.includes(name) ? "unheard" : "settled";
+  const begins = grant.kind === "form" || grant.kind === "bootstrap";
+  return begins && report.epochServed < grant.epoch ? "unobeyed" : "settled";
 }
 
 /** The epochs with that grant's number as one under which nothing has forked. */

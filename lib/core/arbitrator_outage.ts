@@ -1,7 +1,7 @@
 /**
  * Starting servers: what a stopped one may do, and after a full outage which one begins.
- * Invariant: a bootstrap is a new epoch, given only when every server of the noted view has said
- * where it stands, all on one lineage, and the most advanced is chosen, retired or not.
+ * Invariant: a bootstrap is a new epoch, given only when every server of the noted view, or of a newer
+ * one, has said where it stands, all on one lineage, and the most advanced is chosen, retired or not.
  */
 import type { DbServerConfig } from "../cluster_config.ts";
 import type { Verdict } from "../message/arbitrator.ts";
@@ -229,6 +229,18 @@ function stillKnows(state: ArbitratorState, server: DbServerConfig, now: Millis)
   return position !== null && position.seqno >= 0 && noted.fingerprint.startsWith(position.uuid);
 }
 
+/**
+ * May a silent server be in a view that is newer than the noted one: when last heard of it was on its way up, or
+ * was told to join.
+ */
+function mayHaveJoined(state: ArbitratorState, { id }: DbServerConfig, now: Millis): boolean {
+  const heard = state.heard.get(id);
+  if (heard === undefined || now - heard.at <= state.config.timing.suspectMs) return false;
+  if (heard.report.running !== "down") return heard.report.running === "unknown";
+  const toldAt = state.turns.get(id) ?? Number.NEGATIVE_INFINITY;
+  return toldAt + JOIN_MS >= heard.at;
+}
+
 /** When a member of the noted view was last heard of; the start, if an earlier life may have. */
 function seenAt(state: ArbitratorState, { id }: DbServerConfig): Millis {
   const startedAt = state.armedAt - state.config.outwaitMs;
@@ -256,7 +268,8 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     if (!hasSay(server) && !stillKnows(state, server, now)) return false;
     // A person's word stands for those alone who have long been silent.
     if (forced !== null) return server.segment === forced || !longSilent(state, server, now);
-    return noted === null || noted.members.includes(server.name);
+    if (noted === null || noted.members.includes(server.name)) return true;
+    return mayHaveJoined(state, server, now);
   });
   // With everybody of the noted view retired, a person has to say what the others' rows are worth.
   const concerned = reckoned.length > 0 ? reckoned : state.config.servers.filter(hasSay);

@@ -432,7 +432,7 @@ export function findCandidate(
     }
   }
   const stalled = own.filter((each) => each.report.probe === "hanging");
-  if (stalled.length < own.length) return `${segment} is in a joint view`;
+  if (stalled.length < own.length) return inJointView(state, segment, first.report);
   const ownUuids = new Set(own.flatMap((each) => each.report.gcommUuid ?? []));
   const ownWeight = weightOf(own.map((each) => each.report));
   const others = fingerprintMembers(first.report.fingerprint ?? "").filter(
@@ -443,6 +443,19 @@ export function findCandidate(
     return `commits of ${segment} hang, and Galera will not let it stay Primary`;
   }
   return toCandidate("stall", own);
+}
+
+/**
+ * That a segment is in a joint view. One of an older lineage stands closed, and ends itself where somebody has
+ * the newer rows: if nobody has them any more (measured: two Primaries met, and Galera marked the data of the
+ * newer one unsafe), a person has to say that they are lost.
+ */
+function inJointView({ durable }: ArbitratorState, segment: string, report: Report): string {
+  const { noted } = durable;
+  if (noted === null || report.epochServed >= noted.epochServed)
+    return `${segment} is in a joint view`;
+  const served = `epoch ${noted.epochServed}, which ${noted.members.join(", ")} served under`;
+  return `${segment} is in a joint view older than ${served}; if those have lost their rows, retire them, stop who is in this view, and force one side`;
 }
 
 /**

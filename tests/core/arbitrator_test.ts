@@ -795,6 +795,48 @@ describe("full outage", () => {
     expect(again.orders()).toHaveLength(1);
   });
 
+  describe("outage.silent: nor one that was about to join when it fell silent: it may be in a newer view", () => {
+    const lastWords = {
+      "it was on its way up": { running: "unknown", primary: "unknown", fenced: true },
+      "it was told to join": down(90),
+    } as const;
+    for (const [name, lastWord] of Object.entries(lastWords))
+      test(name, () => {
+        const story = calmArbitrator();
+        story.report("a2", down(90));
+        story.reports(["a1", "b1", "b2"], {
+          view: ["a1", "b1", "b2"],
+          fingerprint: JOINED,
+          lastCommitted: 150,
+        });
+        expect(story.report("a2", lastWord)?.arbitrator?.start).toBe("join");
+        story.pass(20_000);
+        story.effects = [];
+        story.reports(["a1", "b1", "b2"], down(160));
+        expect(story.state.durable.noted?.members).toEqual(["a1", "b1", "b2"]);
+        expect(story.verdict("dc1").because).toContain("a2 may know more");
+        expect(story.orders()).toEqual([]);
+        story.report("a2", down(90));
+        expect(story.orders()).toHaveLength(1);
+      });
+
+    test("but one that was told nothing stays where it was", () => {
+      const story = calmArbitrator();
+      story.report("a2", down(90, { position: null }));
+      story.reports(["a1", "b1", "b2"], { probe: "hanging" });
+      story.pass(20_000);
+      story.reports(["a1", "b1", "b2"], {
+        view: ["a1", "b1", "b2"],
+        fingerprint: JOINED,
+        lastCommitted: 150,
+      });
+      story.pass(20_000);
+      story.effects = [];
+      story.reports(["a1", "b1", "b2"], down(160));
+      expect(story.orders()).toHaveLength(1);
+    });
+  });
+
   test("outage.behind: to retire who may have the rows of the noted view is no consent to lose them", () => {
     const story = calmArbitrator();
     story.reports(ALL, { fingerprint: JOINED, lastCommitted: 150 });
@@ -859,6 +901,18 @@ describe("full outage", () => {
     const force = { segment: "dc1", allowDataLoss: true, ...LOSS, ...SIGNED };
     story.person({ verb: "make_primary", parameters: force });
     expect(story.orders()).toHaveLength(1);
+  });
+
+  test("candidate.exists says what to do where the newer epoch's rows are lost, and an older joint view stands", () => {
+    const { story } = ordered();
+    story.reports(DC2, { view: DC2, lastCommitted: 160, epochSeen: 1, epochServed: 1 });
+    story.reports(DC2, down(-1, { epochSeen: 1, epochServed: 1 }));
+    story.reports(DC1, { view: ["a1", "a2", "b1"], epochSeen: 1 });
+    expect(story.verdict("dc1")).toMatchObject({
+      rule: "candidate.exists",
+      because:
+        "dc1 is in a joint view older than epoch 1, which b1, b2 served under; if those have lost their rows, retire them, stop who is in this view, and force one side",
+    });
   });
 
   test("outage.silent: one that is retired while it serves may do so for as long as it has been promised to", () => {

@@ -342,6 +342,24 @@ describe("full outages and returns", () => {
     stage.endsWell();
   });
 
+  test("b1 joins b2 out of the arbitrator's reach, and is Primary alone once b2 stops: b2 does not begin beside it", () => {
+    const stage = new Stage({ weights: [[2], [1, 1]], onDoubleFault: "fence" });
+    stage.stop("b1").until("b1 has stopped", () => !stage.runs("b1"));
+    stage.world.crashWatchdog(stage.node("a1"), Number.POSITIVE_INFINITY);
+    stage.stop("a1").until("b2 is alone", () => stage.store.noted?.members.length === 1);
+    stage.until("b1 is on its way up", () => stage.runs("b1"));
+    stage.cut(["b1", "b2"], ["arbitrator"], { net: "messages" });
+    stage.until("b1 is in", () => stage.primary("b1"));
+    stage.stop("b2");
+    stage.until("b2 has stopped", () => !stage.runs("b2"));
+    expect(stage.primary("b1")).toBe(true);
+    stage.heal().cut(["b1"], ["arbitrator"], { net: "messages" });
+    stage.always("b2 does not begin", () => stage.grant === null);
+    stage.run(20_000);
+    expect(stage.verdict("dc2").because).toContain("b1 may know more");
+    stage.endsWell();
+  });
+
   test("b1 and b3 lose power, and of those who go on only a1 and b2 are heard: dc2's one server is granted nothing beside all of dc1", () => {
     const stage = new Stage({ weights: THREE_EACH });
     stage.always("dc2 holds no epoch", () => stage.grant?.segment !== "dc2");

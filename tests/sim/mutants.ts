@@ -764,6 +764,18 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [{ file: OUTAGE, from: "if (silent.length > 0) {", to: "if (silent.length > 99) {" }],
   },
   {
+    id: "outage.joining.ignored",
+    breaks: "One begins while who was about to join when it fell silent may be Primary by now",
+    scenario: "b2 does not begin beside it",
+    edits: [
+      {
+        file: OUTAGE,
+        from: "    return mayHaveJoined(state, server, now);",
+        to: "    return false;",
+      },
+    ],
+  },
+  {
     id: "outage.primary.ignored",
     breaks: "A bootstrap is ordered though somebody may be Primary",
     scenario: "H18:",
@@ -1067,8 +1079,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: ARBITRATOR,
-        from: "return report !== null && inView &&",
-        to: "return report === null && inView &&",
+        from: "return begins && report.epochServed < grant.epoch ?",
+        to: "return !begins && report.epochServed < grant.epoch ?",
       },
     ],
   },

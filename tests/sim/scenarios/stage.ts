@@ -347,6 +347,12 @@ export class Stage {
     return this;
   }
 
+  /** mariadbd is told to end, and leaves its cluster gracefully. */
+  stop(name: string): this {
+    this.world.stopMariadbd(this.node(name));
+    return this;
+  }
+
   /** A person's order, typed at the arbitrator's site. */
   order(body: BodyTo<"arbitrator">): this {
     this.world.order(body, this.world.arbiter.host.index);
