@@ -1,5 +1,6 @@
 /**
- * Lint, types, then all tests. The last line is `N passed, N failed`.
+ * Lint, types, then all tests. What failed is told again at the end, since a log may be kept by its tail
+ * only. The last line is `N passed, N failed`.
  * Stories on a real cluster take a minute or two, so those that passed on this very tree, with these
  * very programs, are not repeated: `--fresh` repeats them, and any changed file does.
  */
@@ -25,10 +26,15 @@ const OUTERMOST_BOUND_MS = 180_000;
 /** What a runner that has ended may still have in its pipes. */
 const LAST_WORDS_MS = 2_000;
 
+/** Lines told again of a test that failed: the end of what was printed while it ran, which has its error. */
+const LINES_AGAIN = 25;
+
 interface Count {
   readonly passed: number;
   readonly failed: number;
   readonly skipped: number;
+  /** What was printed of each that failed. */
+  readonly failures: readonly string[];
 }
 
 async function main(): Promise<number> {
@@ -42,14 +48,21 @@ async function main(): Promise<number> {
           await runTests(fastTests()),
           await runClusterTests(values.fresh === true),
         ];
-  const { passed, failed, skipped } = sumOf(counts);
+  const { passed, failed, skipped, failures } = sumOf(counts);
+  for (const failure of failures) console.log(`failed, told again:\n${failure}`);
   console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
   return failed === 0 ? 0 : 1;
 }
 
 function sumOf(counts: readonly Count[]): Count {
-  const total = (key: keyof Count) => counts.reduce((sum, count) => sum + count[key], 0);
-  return { passed: total("passed"), failed: total("failed"), skipped: total("skipped") };
+  const total = (key: "passed" | "failed" | "skipped") =>
+    counts.reduce((sum, count) => sum + count[key], 0);
+  return {
+    passed: total("passed"),
+    failed: total("failed"),
+    skipped: total("skipped"),
+    failures: counts.flatMap(({ failures }) => failures),
+  };
 }
 
 async function runGate(name: string, command: readonly [string, ...string[]]): Promise<Count> {
@@ -64,7 +77,8 @@ async function runGate(name: string, command: readonly [string, ...string[]]): P
   const good = (await child.exited) === 0;
   const ms = Math.round(performance.now() - started);
   console.log(`${name}: ${good ? "good" : "FAILED"} (${ms} ms)`);
-  return { passed: good ? 1 : 0, failed: good ? 0 : 1, skipped: 0 };
+  const failures = good ? [] : [name];
+  return { passed: good ? 1 : 0, failed: failures.length, skipped: 0, failures };
 }
 
 function fastTests(): string[] {
@@ -91,8 +105,27 @@ async function runTests(paths: readonly string[]): Promise<Count> {
   const count = (word: string) =>
     Number(new RegExp(`^\\s*(\\d+) ${word}`, "m").exec(text)?.[1] ?? 0);
   const failed = count("fail");
-  // A runner that fell over without counting has failed all the same.
-  return { passed: count("pass"), failed: failed || (code === 0 ? 0 : 1), skipped: count("skip") };
+  return {
+    passed: count("pass"),
+    // A runner that fell over without counting has failed all the same.
+    failed: failed || (code === 0 ? 0 : 1),
+    skipped: count("skip"),
+    failures: code === 0 ? [] : failuresIn(text),
+  };
+}
+
+/** Of each test that failed, the end of what was printed since the test before it; else of the whole. */
+function failuresIn(text: string): readonly string[] {
+  const failures: string[] = [];
+  let since: string[] = [];
+  for (const line of text.split("\n")) {
+    // From here on the runner only lists the names again.
+    if (/^\d+ tests? failed:/.test(line)) break;
+    since.push(line);
+    if (line.startsWith("(fail)")) failures.push(since.slice(-LINES_AGAIN).join("\n"));
+    if (/^\((pass|fail|skip)\)|^tests\/.*:$/.test(line)) since = [];
+  }
+  return failures.length > 0 ? failures : [since.slice(-LINES_AGAIN).join("\n")];
 }
 
 async function forward(stream: ReadableStream<Uint8Array>, said: string[]): Promise<void> {
@@ -113,7 +146,7 @@ async function runClusterTests(fresh: boolean): Promise<Count> {
     console.log(
       `real cluster: ${known.passed} passed on this very tree, not repeated (--fresh does)`,
     );
-    return { ...known, failed: 0 };
+    return { ...known, failed: 0, failures: [] };
   }
   console.log("real cluster: stories on MariaDB with Galera in network namespaces");
   const waiting = files.sort();
