@@ -197,15 +197,60 @@ function standsAt(report: Report | null): Position | null {
   return report.stateUuid === null ? null : { uuid: report.stateUuid, seqno: report.lastCommitted };
 }
 
+/** Names of the servers that were in the noted view or in a newer one; null where none is noted. */
+type Viewers = ReadonlySet<string> | null;
+
+/**
+ * Who was in the noted view, or in a newer one that no word of has come from: servers join by the word of
+ * peers where the arbitrator is out of reach. A Primary view has a member of the one before it, and each server
+ * tells of its last: so those who are named, beginning with the noted view's, are all that can know more.
+ */
+function viewersOf(state: ArbitratorState, now: Millis): Viewers {
+  const { noted } = state.durable;
+  if (noted === null) return null;
+  const viewers = new Set(noted.members);
+  // Who is added is looked at as well.
+  for (const viewer of viewers)
+    for (const name of lastBeside(state, viewer, now)) viewers.add(name);
+  return viewers;
+}
+
+/**
+ * Names of those who were with a server in its last Primary view: none while it is waited for, and everybody
+ * where it will not tell, as it is retired, or has lost its watchdog's file.
+ */
+function lastBeside(state: ArbitratorState, name: string, now: Millis): readonly string[] {
+  const { config, durable } = state;
+  const id = config.serverByName.get(name)?.id;
+  if (id === undefined) return [];
+  const word = wordSince(state, id, now);
+  const told = word?.lastMembers ?? [];
+  const tells = word === null ? !durable.retired.includes(id) : told.length > 0;
+  if (tells) return told;
+  return config.servers
+    .filter((server) => !durable.retired.includes(server.id))
+    .map((server) => server.name);
+}
+
+/** A young report from since the noted view stood: an older one says nothing about what happened in it. */
+function wordSince(state: ArbitratorState, id: PartyId, now: Millis): Report | null {
+  if ((state.heard.get(id)?.at ?? 0) < state.notedAt) return null;
+  return youngReport(state, id, { now, maxAgeMs: state.config.timing.suspectMs });
+}
+
 /**
  * Is this server on its way up to join whoever is Primary: it cannot be that by itself, nor has it what
  * others lack, since it was not in the noted view. One that was ordered to begin can.
  */
-function onlyJoins(state: ArbitratorState, server: DbServerConfig, report: Report): boolean {
-  const { noted, grant } = state.durable;
+function onlyJoins(
+  { durable: { grant } }: ArbitratorState,
+  server: DbServerConfig,
+  facts: { readonly report: Report; readonly viewers: Viewers },
+): boolean {
+  const { report, viewers } = facts;
   const starting = report.running === "unknown" && report.fenced && report.adopted !== true;
   const begins = grant?.order === "given" && grant.target === server.id;
-  return starting && !begins && noted !== null && !noted.members.includes(server.name);
+  return starting && !begins && viewers !== null && !viewers.has(server.name);
 }
 
 /**
@@ -214,14 +259,19 @@ function onlyJoins(state: ArbitratorState, server: DbServerConfig, report: Repor
  * stands, or is about to, in the lineage of the others. Or it is silent, but was seen after the order: then
  * it has served on, and the person who gave it cannot have known where that ended.
  */
-function stillKnows(state: ArbitratorState, server: DbServerConfig, now: Millis): boolean {
+function stillKnows(
+  state: ArbitratorState,
+  server: DbServerConfig,
+  facts: { readonly viewers: Viewers; readonly now: Millis },
+): boolean {
+  const { viewers, now } = facts;
   const { noted } = state.durable;
-  if (noted === null || !noted.members.includes(server.name)) return false;
-  const maxAgeMs = state.config.timing.suspectMs;
-  const report = youngReport(state, server.id, { now, maxAgeMs });
-  if (report === null || (state.heard.get(server.id)?.at ?? 0) < state.notedAt) {
+  if (noted === null || viewers?.has(server.name) !== true) return false;
+  const report = wordSince(state, server.id, now);
+  if (report === null) {
     // Who was retired while it served may serve on for as long as it has been promised to.
-    const lately = report === null && !longSilent(state, server, now);
+    const young = { now, maxAgeMs: state.config.timing.suspectMs };
+    const lately = youngReport(state, server.id, young) === null && !longSilent(state, server, now);
     return lately || seenAt(state, server) >= sinceOf(state, "retire", server.id);
   }
   if (report.reading === true) return true;
@@ -251,6 +301,7 @@ function seenAt(state: ArbitratorState, { id }: DbServerConfig): Millis {
 export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
   const maxAgeMs = state.config.timing.suspectMs;
   // Only where nobody is Primary, or may be: silent to SQL, or open.
+  const viewers = viewersOf(state, now);
   let down = 0;
   let idle = 0;
   for (const server of state.config.servers) {
@@ -258,27 +309,27 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     if (report === null) continue;
     if (report.running === "down") down++;
     else if (report.running === "up" && report.primary === "no" && report.fenced) idle++;
-    else if (!onlyJoins(state, server, report)) return { is: "none" };
+    else if (!onlyJoins(state, server, { report, viewers })) return { is: "none" };
   }
   if (down === 0) return { is: "none" };
   const { noted } = state.durable;
   const forced = forcedSegment(state, now);
   const hasSay = ({ id }: DbServerConfig) => !state.durable.retired.includes(id);
   const reckoned = state.config.servers.filter((server) => {
-    if (!hasSay(server) && !stillKnows(state, server, now)) return false;
+    if (!hasSay(server) && !stillKnows(state, server, { viewers, now })) return false;
     // A person's word stands for those alone who have long been silent.
     if (forced !== null) return server.segment === forced || !longSilent(state, server, now);
-    if (noted === null || noted.members.includes(server.name)) return true;
+    if (viewers === null || viewers.has(server.name)) return true;
     return mayHaveJoined(state, server, now);
   });
   // With everybody of the noted view retired, a person has to say what the others' rows are worth.
   const concerned = reckoned.length > 0 ? reckoned : state.config.servers.filter(hasSay);
   const heard = concerned.map((server) => {
-    const report = youngReport(state, server.id, { now, maxAgeMs });
-    // A word from before the noted view stood says nothing about what happened in it.
-    const since =
-      noted === null || forced !== null || (state.heard.get(server.id)?.at ?? 0) >= state.notedAt;
-    return { server, report: since ? report : null };
+    const any = noted === null || forced !== null;
+    const report = any
+      ? youngReport(state, server.id, { now, maxAgeMs })
+      : wordSince(state, server.id, now);
+    return { server, report };
   });
   const silent = heard.filter(({ report }) => report === null).map(({ server }) => server.name);
   if (silent.length > 0) {
@@ -337,7 +388,7 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
         a.server.serial - b.server.serial,
     );
   if (first === undefined) return { is: "none" };
-  const lacks = forced === null ? whatItLacks(state, first, concerned) : null;
+  const lacks = forced === null ? whatItLacks(state, first, { concerned, viewers }) : null;
   if (lacks !== null) {
     return waiting(
       "outage.behind",
@@ -357,22 +408,28 @@ interface Advanced {
 /**
  * What the most advanced of those who are reckoned with may lack, since a retirement takes the word of others but
  * is no consent to lose their rows: it has less than the noted view had at its beginning, or was not in it; or
- * the open epoch was granted to them, and they may have served under it unseen. In words; null if nothing.
+ * they were in a newer view, of which the arbitrator has not heard; or the open epoch was granted to them, and
+ * they may have served under it unseen. In words; null if nothing.
  */
 function whatItLacks(
   { config, durable: { noted, grant, retired } }: ArbitratorState,
   { server, report, position }: Advanced,
-  concerned: readonly DbServerConfig[],
+  facts: { readonly concerned: readonly DbServerConfig[]; readonly viewers: Viewers },
 ): string | null {
+  const { concerned, viewers } = facts;
+  const isNoted = (name: string) => noted?.members.includes(name) === true;
   const left = config.servers.filter((one) => retired.includes(one.id) && !concerned.includes(one));
   const names = (of: (one: DbServerConfig) => boolean) => left.filter(of).map(({ name }) => name);
-  const viewers = names(({ name }) => noted?.members.includes(name) === true);
-  if (noted !== null && viewers.length > 0) {
-    const inside = noted.members.includes(server.name);
+  const later = names(({ name }) => viewers?.has(name) === true && !isNoted(name));
+  if (later.length > 0)
+    return `a view newer than the noted one had more members: ${later.join(", ")}`;
+  const inNoted = names(({ name }) => isNoted(name));
+  if (noted !== null && inNoted.length > 0) {
+    const inside = isNoted(server.name);
     const older = report.epochServed < noted.epochServed || position.seqno < noted.seqno;
     const outside = inside ? "" : ", which it was not in,";
     if (!inside || older)
-      return `the noted view${outside} began at ${noted.seqno} of epoch ${noted.epochServed}: ${viewers.join(", ")}`;
+      return `the noted view${outside} began at ${noted.seqno} of epoch ${noted.epochServed}: ${inNoted.join(", ")}`;
   }
   const holders = names(({ segment }) => segment === grant?.segment);
   if (grant === null || holders.length === 0 || report.epochServed >= grant.epoch) return null;

@@ -672,6 +672,9 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     keep(turn, { epochSeen: Math.max(sharedEpoch, durable.epochSeen) });
     serveUnder(turn, sharedEpoch, { certain: true });
   }
+  const names = status.members.map(({ name }) => name);
+  const lastMembers = status.primary ? sameList(durable.lastMembers, names) : durable.lastMembers;
+  if (lastMembers !== durable.lastMembers) keep(turn, { lastMembers });
   const { claim } = state.durable;
   // A Primary view after the one in which the number was raised.
   if (claim !== null && status.primary && view !== claim.view) keep(turn, { claim: null });

@@ -21,6 +21,8 @@ export interface ServerDurable {
    * then, while no other Primary view has been seen since; else null.
    */
   readonly claim: { readonly before: number; readonly view: string | null } | null;
+  /** Names of the members of its last Primary view: after a full outage they may know more than it does. */
+  readonly lastMembers: readonly string[];
 }
 
 export const SERVER_DURABLE_NONE: ServerDurable = {
@@ -30,6 +32,7 @@ export const SERVER_DURABLE_NONE: ServerDurable = {
   epochServed: 0,
   leftPrimary: null,
   claim: null,
+  lastMembers: [],
 };
 
 /** Is there a mariadbd, as the kernel says. */

@@ -96,6 +96,7 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     storeId: durable.storeId,
     epochSeen: durable.epochSeen,
     lastPrimary: state.lastPrimary,
+    ...(status?.primary === true ? {} : { lastMembers: durable.lastMembers }),
     gcommUuid: state.gcommUuid,
     ended: state.ended,
     writers: writersOf(state, now),

@@ -27,6 +27,13 @@ export type Member = v.InferOutput<typeof MemberSchema>;
 
 const MEMBERS_MAX = 128;
 
+/** Names of the members of a server's last Primary view. */
+export const LastMembersSchema = v.pipe(
+  v.array(v.pipe(v.string(), v.maxLength(NODE_NAME_MAX))),
+  v.maxLength(MEMBERS_MAX),
+  v.readonly(),
+);
+
 /**
  * The members of a view. With 64 servers they are most of a report, and each receiver reads many
  * reports a second: a list that is sound is recognised by hand, at a fifth of the schema's cost. What
@@ -157,6 +164,8 @@ export const ReportSchema = v.strictObject({
       synced: v.boolean(),
     }),
   ),
+  /** Names of that view's members, also of an earlier mariadbd's (durable), unless Primary. @default unknown */
+  lastMembers: v.optional(LastMembersSchema),
   /** The segment in which writers belong, as the arbitrator last named it; null before it has. */
   primarySegment: v.nullable(NameSchema),
   /** Write probe: commits flow; hang; hang for flow control or DDL ("held"); or were not tried. */

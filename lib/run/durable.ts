@@ -8,6 +8,7 @@ import {
   AsideNameSchema,
   ConfigMarkSchema,
   EpochRecordSchema,
+  LastMembersSchema,
   PositionSchema,
 } from "../message/dbserver.ts";
 import {
@@ -34,6 +35,7 @@ export const ServerDurableSchema: v.GenericSchema<unknown, ServerDurable> = v.st
     v.nullable(v.strictObject({ before: CountSchema, view: v.nullable(FingerprintSchema) })),
     null,
   ),
+  lastMembers: v.optional(LastMembersSchema, []),
 });
 
 export const ArbitratorDurableSchema: v.GenericSchema<unknown, ArbitratorDurable> = v.strictObject({

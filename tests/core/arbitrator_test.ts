@@ -832,8 +832,78 @@ describe("full outage", () => {
       });
       story.pass(20_000);
       story.effects = [];
-      story.reports(["a1", "b1", "b2"], down(160));
+      story.reports(["a1", "b1", "b2"], down(160, { lastMembers: ["a1", "b1", "b2"] }));
       expect(story.orders()).toHaveLength(1);
+    });
+  });
+
+  describe("outage.silent: nor one that was in a view newer than the noted one, as the others tell", () => {
+    const unnoted = () => {
+      const story = calmArbitrator();
+      const view = ["a1", "b1"];
+      story.report("a2", down(90));
+      story.report("b2", down(90));
+      story.reports(view, { view, lastCommitted: 150 });
+      // So long that nobody who was told to join then is still on the way.
+      story.pass(6_000).reports(["a2", "b2"], down(90, { diverged: true, position: null }));
+      story.pass(20_000);
+      expect(story.state.durable.noted?.members).toEqual(view);
+      story.effects = [];
+      return story;
+    };
+    const begins = (story: ArbitratorStory) => story.orders().map(({ to }) => String(to));
+
+    test("they were with nobody else: the most advanced of them begins", () => {
+      const story = unnoted();
+      story.reports(["a1", "b1"], down(160, { lastMembers: ["a1", "b1"] }));
+      expect(begins(story)).toEqual(["dbserver.1"]);
+    });
+
+    test("one after the other names whom it was with, until all are heard", () => {
+      const story = unnoted();
+      story.report("a1", down(160, { lastMembers: ["a1", "b1", "b2"] }));
+      story.report("b1", down(160, { lastMembers: ["a1", "b1"] }));
+      expect(story.verdict("dc1").because).toContain("and b2 may know more");
+      story.report("b2", down(170, { lastMembers: ["a2", "b2"] }));
+      expect(story.verdict("dc1").because).toContain("and a2 may know more");
+      expect(begins(story)).toEqual([]);
+      story.report("a2", down(180, { lastMembers: ["a2"] }));
+      expect(begins(story)).toEqual(["dbserver.2"]);
+    });
+
+    for (const [name, changes] of [
+      ["whose watchdog has lost its file", { lastMembers: [] }],
+      ["whose watchdog is of before there was such a word", { lastMembers: undefined }],
+    ] as const)
+      test(`one ${name} may have been with anybody`, () => {
+        const story = unnoted();
+        story.report("a1", down(160, { lastMembers: ["a1", "b1"] }));
+        story.report("b1", { ...down(160), ...(changes as Partial<Report>) });
+        expect(story.verdict("dc1").because).toContain("and a2, b2 may know more");
+        expect(begins(story)).toEqual([]);
+      });
+
+    test("so may one that is retired and silent, but not with others that are", () => {
+      const story = unnoted();
+      story.person({ verb: "retire", parameters: { node: "b1", ...SIGNED } });
+      story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+      story.report("a1", down(160, { lastMembers: ["a1", "b1"] }));
+      expect(story.verdict("dc1").because).toContain("and a2 may know more");
+      story.report("a2", down(90, { lastMembers: ["a2"] }));
+      expect(begins(story)).toEqual(["dbserver.1"]);
+    });
+
+    test("outage.behind: and to retire it is no consent to lose its rows", () => {
+      const story = unnoted();
+      story.reports(["a1", "b1"], down(160, { lastMembers: ["a1", "b1", "b2"] }));
+      story.report("a2", down(90, { lastMembers: ["a2"] }));
+      story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+      expect(story.verdict("dc1")).toMatchObject({
+        rule: "outage.behind",
+        because:
+          "a1 stands at 160 of epoch 0, a view newer than the noted one had more members: b2, retired, may have rows that it lacks",
+      });
+      expect(begins(story)).toEqual([]);
     });
   });
 
@@ -1008,9 +1078,10 @@ describe("full outage", () => {
       story.pass(20_000);
       const starting = { running: "unknown", primary: "unknown", localState: "no answer" } as const;
       story.report("b2", { ...down(null), ...starting, ...changes });
-      story.report("a2", down(90));
-      story.report("b1", down(150));
-      story.report("a1", { view: ["a1"], primary: "no", lastCommitted: 151 });
+      const lastMembers = ["a1", "b1"];
+      story.report("a2", down(90, { lastMembers }));
+      story.report("b1", down(150, { lastMembers }));
+      story.report("a1", { view: ["a1"], primary: "no", lastCommitted: 151, lastMembers });
       return story;
     };
     const { to, order } = outage({}).order();

@@ -362,6 +362,18 @@ describe("the door", () => {
     expect(story.state.durable.leftPrimary).toEqual({ uuid: STATE_UUID, seqno: 107 });
   });
 
+  test("with whom it was Primary last is on disk, and told once it is not", () => {
+    const story = servingServer("a1");
+    story.polled(statusOf(["a1", "b1"], { lastCommitted: 101 }));
+    const written = story.effects.flatMap((one) => (one.do === "persist" ? [one.durable] : []));
+    expect(written.at(-1)?.lastMembers).toEqual(["a1", "b1"]);
+    expect(story.lastReport.lastMembers).toBeUndefined();
+    story.polled(statusOf(["a1"], { primary: false, lastCommitted: 107, rejecting: false }));
+    expect(story.lastReport.lastMembers).toEqual(["a1", "b1"]);
+    story.stops();
+    expect(story.lastReport.lastMembers).toEqual(["a1", "b1"]);
+  });
+
   test("is closed in a solo view without a grant, and kept open under the newest one", () => {
     const alone = servingServer("a1");
     alone.polled(statusOf(DC1, { lastCommitted: 101 }));

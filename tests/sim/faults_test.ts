@@ -342,21 +342,57 @@ describe("full outages and returns", () => {
     stage.endsWell();
   });
 
-  test("b1 joins b2 out of the arbitrator's reach, and is Primary alone once b2 stops: b2 does not begin beside it", () => {
+  test("b1 joins b2, which has no watchdog, out of the arbitrator's reach, and is Primary alone once b2 stops: b2 does not begin beside it", () => {
     const stage = new Stage({ weights: [[2], [1, 1]], onDoubleFault: "fence" });
     stage.stop("b1").until("b1 has stopped", () => !stage.runs("b1"));
     stage.world.crashWatchdog(stage.node("a1"), Number.POSITIVE_INFINITY);
     stage.stop("a1").until("b2 is alone", () => stage.store.noted?.members.length === 1);
     stage.until("b1 is on its way up", () => stage.runs("b1"));
     stage.cut(["b1", "b2"], ["arbitrator"], { net: "messages" });
+    // Nobody is left to tell that b1 was in a view with it.
+    stage.world.crashWatchdog(stage.node("b2"), Number.POSITIVE_INFINITY);
     stage.until("b1 is in", () => stage.primary("b1"));
-    stage.stop("b2");
-    stage.until("b2 has stopped", () => !stage.runs("b2"));
+    stage.stop("b2").until("b2 has stopped", () => !stage.runs("b2"));
+    stage.world.startWatchdog(stage.node("b2"));
     expect(stage.primary("b1")).toBe(true);
     stage.heal().cut(["b1"], ["arbitrator"], { net: "messages" });
     stage.always("b2 does not begin", () => stage.grant === null);
     stage.run(20_000);
     expect(stage.verdict("dc2").because).toContain("b1 may know more");
+    stage.endsWell();
+  });
+
+  test("a2 and b2 join by the word of peers while the arbitrator is out of reach, and serve on when a1 and b1 have left: after a power loss nobody begins without them", () => {
+    const stage = new Stage();
+    const leaves = (name: string) => {
+      stage.world.crashWatchdog(stage.node(name), Number.POSITIVE_INFINITY);
+      stage.stop(name).until(`${name} has left`, () => !stage.runs(name));
+    };
+    for (const name of ["a2", "b2"]) leaves(name);
+    stage.until("two are noted", () => stage.store.noted?.members.length === 2);
+    stage.cut(["arbitrator"], stage.all());
+    for (const name of ["a2", "b2"]) stage.world.startWatchdog(stage.node(name));
+    stage.until("all serve", () => stage.serving().length === 4);
+    for (const name of ["a1", "b1"]) leaves(name);
+    stage.run(5000);
+    expect(stage.serving()).toEqual(["a2", "b2"]);
+    expect(stage.store.noted?.members).toEqual(["a1", "b1"]);
+    stage.powerOff(stage.all());
+    stage.heal();
+    stage.powerOn(["a1", "b1"]);
+    stage.run(30_000);
+    expect(stage.serving()).toEqual([]);
+    expect(stage.verdict("dc1").because).toContain("a2, b2 may know more");
+    // To retire them is no consent to lose what they have.
+    for (const node of ["a2", "b2"])
+      stage.order({ verb: "retire", parameters: { ...SIGNED, node } });
+    stage.run(10_000);
+    expect(stage.verdict("dc1").rule).toBe("outage.behind");
+    stage.powerOn(["a2", "b2"]);
+    stage.until("somebody serves", () => stage.serving().length > 0, 60_000);
+    for (const node of ["a2", "b2"])
+      stage.order({ verb: "restore", parameters: { ...SIGNED, node } });
+    stage.run(1000);
     stage.endsWell();
   });
 

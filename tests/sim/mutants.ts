@@ -776,13 +776,38 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    id: "outage.unnoted",
+    breaks:
+      "After a full outage only those of the noted view are waited for, not those of newer ones",
+    scenario: "after a power loss nobody begins without them",
+    edits: [{ file: OUTAGE, from: "viewers.add(name);", to: "void name;" }],
+  },
+  {
+    id: "outage.unnoted.unwritten",
+    breaks: "A watchdog forgets with whom its server was Primary",
+    scenario: "after a power loss nobody begins without them",
+    edits: [
+      {
+        file: SERVER,
+        from: "if (lastMembers !== durable.lastMembers) keep(turn, { lastMembers });",
+        to: "",
+      },
+    ],
+  },
+  {
+    id: "outage.unnoted.retired",
+    breaks: "To retire the members of a newer view is consent to lose their rows",
+    scenario: "after a power loss nobody begins without them",
+    edits: [{ file: OUTAGE, from: "if (later.length > 0)", to: "if (later.length > 99)" }],
+  },
+  {
     id: "outage.primary.ignored",
     breaks: "A bootstrap is ordered though somebody may be Primary",
     scenario: "H18:",
     edits: [
       {
         file: OUTAGE,
-        from: '    else if (!onlyJoins(state, server, report)) return { is: "none" };\n',
+        from: '    else if (!onlyJoins(state, server, { report, viewers })) return { is: "none" };\n',
         to: "",
       },
     ],

@@ -364,12 +364,14 @@ export class World {
       },
     });
     this.watch = new Watch(this);
+    const lastMembers = servers.map(({ name }) => name);
     for (const server of servers)
       this.servers.push({
         config: server,
         node: this.servers.length,
         host: this.#newHost(server.name, server.segment),
-        disk: newDisk(SERVER_DURABLE_NONE),
+        // The cluster is there already, as a person has begun it.
+        disk: newDisk({ ...SERVER_DURABLE_NONE, lastMembers }),
         process: null,
         restart: null,
         probe: null,

@@ -144,6 +144,7 @@ export function reportOf(config: ClusterConfig, name: string, seen: Seen = {}): 
       fingerprint: printOf(inView ? view : config.servers.map((one) => one.name), true),
       synced: true,
     },
+    ...(inView ? {} : { lastMembers: config.servers.map((one) => one.name) }),
     primarySegment: null,
     probe: inView ? "flowing" : "off",
     gcommUuid: uuidOf(name),
@@ -402,7 +403,7 @@ export class ServerStory {
       self: this.self,
       url: `http://${this.self.host}:${this.self.port}`,
       minderVersion: "0.1.0",
-      durable: { ...SERVER_DURABLE_NONE, ...options.durable },
+      durable: { ...SERVER_DURABLE_NONE, lastMembers: ALL, ...options.durable },
     });
     this.state = this.core.initial(this.now);
     this.give({ on: "wakeup" });
