@@ -31,7 +31,7 @@ import {
   wishesFor,
 } from "./arbitrator_orders.ts";
 import { chooseBootstrap, donorsFor, joiningAfter, startVerdict } from "./arbitrator_outage.ts";
-import { clip, type Facts, factsOf, judge, PROMOTE } from "./arbitrator_rules.ts";
+import { clip, type Facts, factsOf, isForOutage, judge, PROMOTE } from "./arbitrator_rules.ts";
 import {
   type ArbitratorDurable,
   type ArbitratorEffect,
@@ -621,10 +621,8 @@ function decide(turn: Turn): void {
   const outage = chooseBootstrap(turn.state, now);
   for (const segment of turn.state.config.segments) {
     const { facts, verdict: judged } = judgeByAll(turn, segment.name);
-    // Where nobody is Primary, a majority that is lacking can come of the outage's end alone.
-    const short = judged.rule === "segment.majority" && turn.state.former === null;
-    const lacking = facts.candidate === null || short;
-    const verdict = lacking && outage.is === "waiting" ? outage.verdict : judged;
+    const waits = isForOutage(turn.state, { facts, verdict: judged }) && outage.is === "waiting";
+    const verdict = waits ? outage.verdict : judged;
     verdicts.set(segment.name, verdict);
     record(turn, segment.name, verdict);
     if (verdict.rule === PROMOTE) {

@@ -14,9 +14,11 @@ import {
   epochCertain,
   epochsReached,
   isBeyond,
+  JOIN_MS,
   namesOf,
   sinceOf,
   stoodBeyond,
+  wasJoining,
   youngReport,
 } from "./arbitrator_state.ts";
 import type { Millis } from "./core.ts";
@@ -88,12 +90,6 @@ function isOfHolder(
   const component = fingerprintMembers(grant.expectedFingerprint ?? "");
   return report.gcommUuid !== null && component.includes(report.gcommUuid);
 }
-
-/**
- * A starting server is a member within this (measured: 1.2 to 4 s), or the next one goes on: InnoDB's
- * recovery of a large database takes minutes.
- */
-const JOIN_MS = 5_000;
 
 /**
  * Servers join one after another. Of two that came at once, the second one's attempt met the first
@@ -279,18 +275,6 @@ function stillKnows(
   return position !== null && position.seqno >= 0 && noted.fingerprint.startsWith(position.uuid);
 }
 
-/**
- * May a silent server be in a view that is newer than the noted one: when last heard of it was on its way up, or
- * was told to join.
- */
-function mayHaveJoined(state: ArbitratorState, { id }: DbServerConfig, now: Millis): boolean {
-  const heard = state.heard.get(id);
-  if (heard === undefined || now - heard.at <= state.config.timing.suspectMs) return false;
-  if (heard.report.running !== "down") return heard.report.running === "unknown";
-  const toldAt = state.turns.get(id) ?? Number.NEGATIVE_INFINITY;
-  return toldAt + JOIN_MS >= heard.at;
-}
-
 /** When a member of the noted view was last heard of; the start, if an earlier life may have. */
 function seenAt(state: ArbitratorState, { id }: DbServerConfig): Millis {
   const startedAt = state.armedAt - state.config.outwaitMs;
@@ -320,7 +304,9 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
     // A person's word stands for those alone who have long been silent.
     if (forced !== null) return server.segment === forced || !longSilent(state, server, now);
     if (viewers === null || viewers.has(server.name)) return true;
-    return mayHaveJoined(state, server, now);
+    // Silent since it was about to join, it may be in a newer one.
+    const silent = youngReport(state, server.id, { now, maxAgeMs }) === null;
+    return silent && wasJoining(state, server.id);
   });
   // With everybody of the noted view retired, a person has to say what the others' rows are worth.
   const concerned = reckoned.length > 0 ? reckoned : state.config.servers.filter(hasSay);

@@ -19,7 +19,16 @@ import type { PartyId } from "../message/envelope.ts";
 import type { BodyOf } from "../message/mod.ts";
 import { holdsMajority, isJoint } from "../wsrep_status.ts";
 import { chooseBootstrap, type Outage } from "./arbitrator_outage.ts";
-import { clip, factsOf, isCalm, judge, PROMOTE, RULES, type Rule } from "./arbitrator_rules.ts";
+import {
+  clip,
+  factsOf,
+  isCalm,
+  isForOutage,
+  judge,
+  PROMOTE,
+  RULES,
+  type Rule,
+} from "./arbitrator_rules.ts";
 import {
   type ArbitratorDurable,
   type ArbitratorState,
@@ -612,7 +621,8 @@ function planMakePrimary(state: ArbitratorState, order: MakePrimaryOrder, now: M
   }
   const facts = factsOf({ ...state, person }, segment, now);
   const outage = chooseBootstrap({ ...state, person }, now);
-  if (known.passed && facts.candidate === null && outage.is !== "none") {
+  const verdict = judge(facts);
+  if (known.passed && isForOutage(state, { facts, verdict }) && outage.is !== "none") {
     return planBootstrap(state, order, { outage, person, now });
   }
   const loss =
@@ -631,7 +641,6 @@ function planMakePrimary(state: ArbitratorState, order: MakePrimaryOrder, now: M
         : `that changes when ${rule.until}`;
     return check(rule.id, against === null ? null : `${against}; ${hint}`, rule.demands);
   });
-  const verdict = judge(facts);
   const promotes = verdict.rule === PROMOTE;
   const candidates = facts.candidate?.reporting.map((each) => each.server.name).join(", ") ?? "";
   return finish({

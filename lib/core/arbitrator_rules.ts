@@ -19,6 +19,7 @@ import {
   type PersonOrder,
   type Stood,
   stoodBeyond,
+  wasJoining,
   weightOf,
   weightOfUuids,
   youngReport,
@@ -129,7 +130,8 @@ export const RULES = [
     id: "segment.majority",
     demands: "More than half of the segment's servers are in the component, by their own reports",
     because: "Half vouch and over half promote: the two share a server",
-    until: "more servers of the segment report the same view",
+    until:
+      "more servers of the segment report the same view, or a person retires those that are gone",
     against: (facts) =>
       facts.inCandidate * 2 > facts.counted
         ? null
@@ -238,7 +240,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
     (server) =>
       server.segment === segment &&
       !hasNoSay(state, server, forced) &&
-      !stoppedBeforeNoted(state, server),
+      !stoppedBeforeNoted(state, server, now),
   ).length;
   return {
     segment,
@@ -357,11 +359,16 @@ function orderOut(state: ArbitratorState, now: Millis): string | null {
   return `${Math.ceil(state.orderPauseUntil - now)} ms are left for the last order`;
 }
 
-/** Was the server down, start gate closed, already when the noted view stood. */
-function stoppedBeforeNoted(state: ArbitratorState, server: DbServerConfig): boolean {
-  const report = state.heard.get(server.id)?.report;
-  if (report?.running !== "down" || state.durable.noted === null) return false;
-  return !state.durable.noted.members.includes(server.name);
+/**
+ * Is the server down, and was it when the noted view stood, without having been told to start since. By its own
+ * word of now: a silent one may have joined by that of peers. A component that is promoted thanks to this
+ * serves no sooner than such servers have joined it, for which they have to speak.
+ */
+function stoppedBeforeNoted(state: ArbitratorState, server: DbServerConfig, now: Millis): boolean {
+  const { noted } = state.durable;
+  const report = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
+  if (report?.running !== "down" || noted === null) return false;
+  return !noted.members.includes(server.name) && !wasJoining(state, server.id);
 }
 
 /**
@@ -471,6 +478,19 @@ function hostOf(
   const { retired } = durable;
   if (isJoint(config, names) || holdsMajority(config, segment, names, retired)) return null;
   return majorityBeside(config, segment, names, retired);
+}
+
+/**
+ * Can only the choice after a full outage help: nobody asks for the right, or too few for a majority, which
+ * may be one of the rules before.
+ */
+export function isForOutage(
+  { former }: ArbitratorState,
+  judged: { readonly facts: Facts; readonly verdict: Verdict },
+): boolean {
+  const { facts, verdict } = judged;
+  const short = verdict.rule === "segment.majority" && former === null;
+  return facts.candidate === null || short;
 }
 
 /** Is every server in one joint Primary view in which commits flow: then no segment asks for anything. */

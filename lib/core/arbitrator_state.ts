@@ -260,6 +260,20 @@ export function youngReport(
   return heard.report;
 }
 
+/**
+ * A starting server is a member within this (measured: 1.2 to 4 s), or the next one goes on: InnoDB's
+ * recovery of a large database takes minutes.
+ */
+export const JOIN_MS = 5_000;
+
+/** Was a server on its way into a view when it was last heard: starting, or down and told to join. */
+export function wasJoining({ heard, turns }: ArbitratorState, id: PartyId): boolean {
+  const last = heard.get(id);
+  if (last === undefined) return false;
+  if (last.report.running !== "down") return last.report.running === "unknown";
+  return (turns.get(id) ?? Number.NEGATIVE_INFINITY) + JOIN_MS >= last.at;
+}
+
 /** An epoch whose fork point nobody remembers: every position differs from it. */
 export function unknownFork(epoch: number, segment: string): EpochRecord {
   return { epoch, segment, forkPoint: { uuid: "00000000-0000-0000-0000-000000000000", seqno: -1 } };

@@ -673,7 +673,9 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     serveUnder(turn, sharedEpoch, { certain: true });
   }
   const names = status.members.map(({ name }) => name);
-  const lastMembers = status.primary ? sameList(durable.lastMembers, names) : durable.lastMembers;
+  // Who receives is a member as well, whatever its own word on Primary.
+  const inside = status.primary || receives(status);
+  const lastMembers = inside ? sameList(durable.lastMembers, names) : durable.lastMembers;
   if (lastMembers !== durable.lastMembers) keep(turn, { lastMembers });
   const { claim } = state.durable;
   // A Primary view after the one in which the number was raised.

@@ -495,13 +495,40 @@ describe("segment.majority", () => {
     stopped.report("b2", down(100));
     stopped.reports(["a1", "a2", "b1"], { view: ["a1", "a2", "b1"], lastCommitted: 110 });
     stopped.pass(6_000);
-    stopped.report("b1", {
+    stopped.reports(DC1, down(110));
+    const alone = {
       view: ["b1"],
       primary: "no",
       lastCommitted: 110,
       lastPrimary: { fingerprint: printOf(["a1", "a2", "b1"], true), synced: true },
-    });
+    } as const;
+    // Silent, it may have joined since by the word of peers.
+    stopped.report("b1", alone);
+    expect(ruleOf(stopped, "dc2")).toBe("segment.majority");
+    stopped.report("b2", down(100));
+    stopped.report("b1", alone);
     expect(ruleOf(stopped, "dc2")).not.toBe("segment.majority");
+  });
+
+  test("segment.majority counts one that was down before the noted view, and was told to join since", () => {
+    const view = ["a1", "a2", "b1"];
+    const lastPrimary = { fingerprint: printOf(view, true), synced: true };
+    const story = calmArbitrator();
+    story.report("b2", down(90));
+    story.reports(view, { view, lastCommitted: 110 });
+    expect(story.report("b2", down(90))?.arbitrator?.start).toBe("join");
+    story.pass(6_000);
+    const alone = { view: ["b1"], primary: "no", lastCommitted: 110, lastPrimary } as const;
+    story.reports(DC1, down(110));
+    story.report("b1", alone);
+    expect(story.verdict("dc2")).toMatchObject({
+      rule: "segment.majority",
+      because: "1 of 2 servers of dc2 are in the component",
+    });
+    // Still down when it should long have started.
+    story.report("b2", down(90));
+    story.report("b1", alone);
+    expect(ruleOf(story, "dc2")).not.toBe("segment.majority");
   });
 
   test("segment.majority counts a retired server that may still run in the noted view, unless loss is allowed", () => {

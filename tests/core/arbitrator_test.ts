@@ -973,6 +973,19 @@ describe("full outage", () => {
     expect(story.orders()).toHaveLength(1);
   });
 
+  test("outage.behind: one that still runs, alone, begins on that word too", () => {
+    const story = calmArbitrator();
+    story.pass(20_000);
+    story.person({ verb: "retire", parameters: { node: "b2", ...SIGNED } });
+    story.reports(["a2", "b1"], down(90));
+    story.report("b2", down(null));
+    story.report("a1", { view: ["a1"], primary: "no", lastCommitted: 99 });
+    expect(story.verdict("dc1").rule).toBe("outage.behind");
+    const force = { segment: "dc1", allowDataLoss: true, ...LOSS, ...SIGNED };
+    expect(story.person({ verb: "make_primary", parameters: force })?.outcome).toBe("ok");
+    expect(story.order().to).toBe("dbserver.1");
+  });
+
   test("candidate.exists says what to do where the newer epoch's rows are lost, and an older joint view stands", () => {
     const { story } = ordered();
     story.reports(DC2, { view: DC2, lastCommitted: 160, epochSeen: 1, epochServed: 1 });

@@ -372,6 +372,11 @@ describe("the door", () => {
     expect(story.lastReport.lastMembers).toEqual(["a1", "b1"]);
     story.stops();
     expect(story.lastReport.lastMembers).toEqual(["a1", "b1"]);
+    // Who receives is in the view of those that let it in.
+    story.runs(101);
+    const joins = { primary: false, localState: "Joining: receiving State Transfer" };
+    story.polled(statusOf(["a1", "b2"], { ...joins, rejecting: true }));
+    expect(story.lastReport.lastMembers).toEqual(["a1", "b2"]);
   });
 
   test("is closed in a solo view without a grant, and kept open under the newest one", () => {

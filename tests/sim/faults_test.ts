@@ -396,6 +396,25 @@ describe("full outages and returns", () => {
     stage.endsWell();
   });
 
+  test("b2 is told to join, and is heard no more: as it may be in the view that goes on, dc2 is not promoted without it", () => {
+    const stage = new Stage({ guards: true });
+    const b2 = stage.world.servers[stage.node("b2")]?.config.id;
+    const turns = () => stage.world.arbiter.process?.state.core.turns;
+    stage.kill(["b2"]);
+    stage.until("it is told", () => b2 !== undefined && turns()?.has(b2) === true);
+    stage.cut(["b2"], ["arbitrator"], { net: "messages", oneWay: true });
+    stage.until("it starts", () => stage.runs("b2"));
+    stage.cut(["b1", "arbitrator"], ["a1", "a2", "b2"]);
+    stage.always("dc2 holds no epoch", () => stage.grant === null);
+    stage.until("it is in", () => stage.view("b2").length === 3 && stage.primary("b2"));
+    stage.run(20_000);
+    expect(stage.verdict("dc2")).toMatchObject({
+      rule: "segment.majority",
+      because: "1 of 2 servers of dc2 are in the component",
+    });
+    stage.endsWell();
+  });
+
   test("b1 and b3 lose power, and of those who go on only a1 and b2 are heard: dc2's one server is granted nothing beside all of dc1", () => {
     const stage = new Stage({ weights: THREE_EACH });
     stage.always("dc2 holds no epoch", () => stage.grant?.segment !== "dc2");

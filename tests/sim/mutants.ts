@@ -770,8 +770,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: OUTAGE,
-        from: "    return mayHaveJoined(state, server, now);",
-        to: "    return false;",
+        from: "return silent && wasJoining(state, server.id);",
+        to: "return false;",
       },
     ],
   },
@@ -799,6 +799,12 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: "To retire the members of a newer view is consent to lose their rows",
     scenario: "after a power loss nobody begins without them",
     edits: [{ file: OUTAGE, from: "if (later.length > 0)", to: "if (later.length > 99)" }],
+  },
+  {
+    id: "majority.joining",
+    breaks: "Who was told to join when it fell silent counts as stopped",
+    scenario: "dc2 is not promoted without it",
+    edits: [{ file: RULES, from: " && !wasJoining(state, server.id);", to: ";" }],
   },
   {
     id: "outage.primary.ignored",
