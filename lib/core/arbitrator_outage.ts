@@ -235,18 +235,17 @@ function wordSince(state: ArbitratorState, id: PartyId, now: Millis): Report | n
 }
 
 /**
- * Is this server on its way up to join whoever is Primary: it cannot be that by itself, nor has it what
- * others lack, since it was not in the noted view. One that was ordered to begin can.
+ * Is this server on its way up to join whoever is Primary: it cannot be that by itself, nor has it what others
+ * lack, unless it was in the noted view or a newer one. One that was ordered to begin can.
  */
 function onlyJoins(
   { durable: { grant } }: ArbitratorState,
   server: DbServerConfig,
-  facts: { readonly report: Report; readonly viewers: Viewers },
+  report: Report,
 ): boolean {
-  const { report, viewers } = facts;
   const starting = report.running === "unknown" && report.fenced && report.adopted !== true;
   const begins = grant?.order === "given" && grant.target === server.id;
-  return starting && !begins && viewers !== null && !viewers.has(server.name);
+  return starting && !begins;
 }
 
 /**
@@ -285,17 +284,20 @@ function seenAt(state: ArbitratorState, { id }: DbServerConfig): Millis {
 export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
   const maxAgeMs = state.config.timing.suspectMs;
   // Only where nobody is Primary, or may be: silent to SQL, or open.
-  const viewers = viewersOf(state, now);
   let down = 0;
   let idle = 0;
+  const joining: string[] = [];
   for (const server of state.config.servers) {
     const report = youngReport(state, server.id, { now, maxAgeMs });
     if (report === null) continue;
     if (report.running === "down") down++;
     else if (report.running === "up" && report.primary === "no" && report.fenced) idle++;
-    else if (!onlyJoins(state, server, { report, viewers })) return { is: "none" };
+    else if (onlyJoins(state, server, report)) joining.push(server.name);
+    else return { is: "none" };
   }
   if (down === 0) return { is: "none" };
+  const viewers = viewersOf(state, now);
+  if (joining.some((name) => viewers === null || viewers.has(name))) return { is: "none" };
   const { noted } = state.durable;
   const forced = forcedSegment(state, now);
   const hasSay = ({ id }: DbServerConfig) => !state.durable.retired.includes(id);
@@ -374,7 +376,7 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
         a.server.serial - b.server.serial,
     );
   if (first === undefined) return { is: "none" };
-  const lacks = forced === null ? whatItLacks(state, first, { concerned, viewers }) : null;
+  const lacks = forced === null ? whatItLacks(state, first, { concerned, viewers, now }) : null;
   if (lacks !== null) {
     return waiting(
       "outage.behind",
@@ -394,19 +396,28 @@ interface Advanced {
 /**
  * What the most advanced of those who are reckoned with may lack, since a retirement takes the word of others but
  * is no consent to lose their rows: it has less than the noted view had at its beginning, or was not in it; or
- * they were in a newer view, of which the arbitrator has not heard; or the open epoch was granted to them, and
- * they may have served under it unseen. In words; null if nothing.
+ * they were in a newer view, and do not say that their last one had it in; or the open epoch was granted to
+ * them, and they may have served under it unseen. In words; null if nothing.
  */
 function whatItLacks(
-  { config, durable: { noted, grant, retired } }: ArbitratorState,
+  state: ArbitratorState,
   { server, report, position }: Advanced,
-  facts: { readonly concerned: readonly DbServerConfig[]; readonly viewers: Viewers },
+  facts: {
+    readonly concerned: readonly DbServerConfig[];
+    readonly viewers: Viewers;
+    readonly now: Millis;
+  },
 ): string | null {
-  const { concerned, viewers } = facts;
+  const { config, durable } = state;
+  const { noted, grant, retired } = durable;
+  const { concerned, viewers, now } = facts;
   const isNoted = (name: string) => noted?.members.includes(name) === true;
   const left = config.servers.filter((one) => retired.includes(one.id) && !concerned.includes(one));
   const names = (of: (one: DbServerConfig) => boolean) => left.filter(of).map(({ name }) => name);
-  const later = names(({ name }) => viewers?.has(name) === true && !isNoted(name));
+  const later = names(({ id, name }) => {
+    if (viewers?.has(name) !== true || isNoted(name)) return false;
+    return wordSince(state, id, now)?.lastMembers?.includes(server.name) !== true;
+  });
   if (later.length > 0)
     return `a view newer than the noted one had more members: ${later.join(", ")}`;
   const inNoted = names(({ name }) => isNoted(name));

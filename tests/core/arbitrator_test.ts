@@ -904,6 +904,9 @@ describe("full outage", () => {
           "a1 stands at 160 of epoch 0, a view newer than the noted one had more members: b2, retired, may have rows that it lacks",
       });
       expect(begins(story)).toEqual([]);
+      // Its data are gone, but it was nowhere without the one that begins.
+      story.report("b2", down(null, { lastMembers: ["a1", "b1", "b2"] }));
+      expect(begins(story)).toEqual(["dbserver.1"]);
     });
   });
 

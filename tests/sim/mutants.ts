@@ -813,7 +813,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: OUTAGE,
-        from: '    else if (!onlyJoins(state, server, { report, viewers })) return { is: "none" };\n',
+        from: '    else return { is: "none" };\n',
         to: "",
       },
     ],
