@@ -235,6 +235,23 @@ function wordSince(state: ArbitratorState, id: PartyId, now: Millis): Report | n
 }
 
 /**
+ * Has a server that was not in the noted view been open nowhere since without these, by its own word: it served
+ * last under an older epoch, or its last view had all of these in it. Others may name it all the same: who takes
+ * a full transfer is a member for them, and answers nobody.
+ */
+function wentNowhere(
+  { durable: { noted } }: ArbitratorState,
+  { server, report }: { readonly server: DbServerConfig; readonly report: Report | null },
+  these: readonly string[],
+): boolean {
+  const told = report?.lastMembers ?? [];
+  if (report === null || noted === null || told.length === 0) return false;
+  if (noted.members.includes(server.name)) return false;
+  const older = report.epochServed < noted.epochServed;
+  return older || (these.length > 0 && these.every((name) => told.includes(name)));
+}
+
+/**
  * Is this server on its way up to join whoever is Primary: it cannot be that by itself, nor has it what others
  * lack, unless it was in the noted view or a newer one. One that was ordered to begin can.
  */
@@ -337,8 +354,10 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
       "they have been read",
     );
   }
+  const hasRows = ({ report }: (typeof heard)[number]) => (standsAt(report)?.seqno ?? -1) >= 0;
+  const withRows = heard.filter(hasRows).map(({ server }) => server.name);
   const without = heard
-    .filter(({ report }) => (standsAt(report)?.seqno ?? -1) < 0)
+    .filter((each) => !hasRows(each) && (forced !== null || !wentNowhere(state, each, withRows)))
     .map(({ server }) => server.name);
   if (without.length > 0) {
     return waiting(
@@ -349,7 +368,8 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
   }
   const standing = heard.flatMap(({ server, report }) => {
     const position = standsAt(report);
-    return report === null || position === null ? [] : [{ server, report, position }];
+    const rows = report !== null && position !== null && position.seqno >= 0;
+    return rows ? [{ server, report, position }] : [];
   });
   const reached = epochsReached(state, standing);
   const stood = standing.map((each, index) => ({ ...each, epoch: reached[index] ?? 0 }));
@@ -396,8 +416,8 @@ interface Advanced {
 /**
  * What the most advanced of those who are reckoned with may lack, since a retirement takes the word of others but
  * is no consent to lose their rows: it has less than the noted view had at its beginning, or was not in it; or
- * they were in a newer view, and do not say that their last one had it in; or the open epoch was granted to
- * them, and they may have served under it unseen. In words; null if nothing.
+ * they were in a newer view, and may have gone on without it; or the open epoch was granted to them, and they
+ * may have served under it unseen. In words; null if nothing.
  */
 function whatItLacks(
   state: ArbitratorState,
@@ -414,10 +434,11 @@ function whatItLacks(
   const isNoted = (name: string) => noted?.members.includes(name) === true;
   const left = config.servers.filter((one) => retired.includes(one.id) && !concerned.includes(one));
   const names = (of: (one: DbServerConfig) => boolean) => left.filter(of).map(({ name }) => name);
-  const later = names(({ id, name }) => {
-    if (viewers?.has(name) !== true || isNoted(name)) return false;
-    return wordSince(state, id, now)?.lastMembers?.includes(server.name) !== true;
-  });
+  const later = left
+    .filter(({ name }) => viewers?.has(name) === true && !isNoted(name))
+    .map((one) => ({ server: one, report: wordSince(state, one.id, now) }))
+    .filter((each) => !wentNowhere(state, each, [server.name]))
+    .map((each) => each.server.name);
   if (later.length > 0)
     return `a view newer than the noted one had more members: ${later.join(", ")}`;
   const inNoted = names(({ name }) => isNoted(name));

@@ -838,12 +838,13 @@ describe("full outage", () => {
   });
 
   describe("outage.silent: nor one that was in a view newer than the noted one, as the others tell", () => {
-    const unnoted = () => {
-      const story = calmArbitrator();
+    const unnoted = (epoch = 0) => {
+      const story = calmArbitrator({ durable: { epoch } });
       const view = ["a1", "b1"];
       story.report("a2", down(90));
       story.report("b2", down(90));
-      story.reports(view, { view, lastCommitted: 150 });
+      const served = { epochSeen: epoch, epochServed: epoch };
+      story.reports(view, { view, lastCommitted: 150, ...served });
       // So long that nobody who was told to join then is still on the way.
       story.pass(6_000).reports(["a2", "b2"], down(90, { diverged: true, position: null }));
       story.pass(20_000);
@@ -891,6 +892,34 @@ describe("full outage", () => {
       expect(story.verdict("dc1").because).toContain("and a2 may know more");
       story.report("a2", down(90, { lastMembers: ["a2"] }));
       expect(begins(story)).toEqual(["dbserver.1"]);
+    });
+
+    describe("one that has no rows", () => {
+      const withoutRows = (lastMembers: readonly string[], epochServed = 0) => {
+        const story = unnoted();
+        story.reports(["a1", "b1"], down(160, { lastMembers: ["a1", "b1", "b2"] }));
+        story.report("a2", down(90, { lastMembers: ["a2"] }));
+        story.report("b2", down(null, { lastMembers, epochServed }));
+        return story;
+      };
+
+      test("holds nobody up where its last view had all of them in it", () => {
+        expect(begins(withoutRows(["a1", "a2", "b1", "b2"]))).toEqual(["dbserver.1"]);
+      });
+
+      test("is waited for where it may have gone on without one of them", () => {
+        const story = withoutRows(["b1", "b2"]);
+        expect(story.verdict("dc1").because).toBe("no position can be read of b2");
+        expect(begins(story)).toEqual([]);
+      });
+
+      test("holds nobody up where it has not served under the noted view's epoch", () => {
+        const story = unnoted(1);
+        const seen = { epochSeen: 1, epochServed: 1, lastMembers: ["a1", "b1", "b2"] };
+        story.reports(["a1", "b1"], down(160, seen));
+        story.report("b2", down(null, { epochSeen: 1, lastMembers: ["b2"] }));
+        expect(begins(story)).toEqual(["dbserver.1"]);
+      });
     });
 
     test("outage.behind: and to retire it is no consent to lose its rows", () => {
