@@ -235,20 +235,17 @@ function wordSince(state: ArbitratorState, id: PartyId, now: Millis): Report | n
 }
 
 /**
- * Has a server that was not in the noted view been open nowhere since without these, by its own word: it served
- * last under an older epoch, or its last view had all of these in it. Others may name it all the same: who takes
- * a full transfer is a member for them, and answers nobody.
+ * Has a server that was not in the noted view served nowhere since, by its own word: last under an older epoch.
+ * Others may name it all the same: who takes a full transfer is a member for them, and answers nobody.
  */
-function wentNowhere(
+function servedBefore(
   { durable: { noted } }: ArbitratorState,
   { server, report }: { readonly server: DbServerConfig; readonly report: Report | null },
-  these: readonly string[],
 ): boolean {
-  const told = report?.lastMembers ?? [];
-  if (report === null || noted === null || told.length === 0) return false;
-  if (noted.members.includes(server.name)) return false;
-  const older = report.epochServed < noted.epochServed;
-  return older || (these.length > 0 && these.every((name) => told.includes(name)));
+  if (noted === null || noted.members.includes(server.name)) return false;
+  // One that has lost its watchdog's file knows of no epoch.
+  if (report === null || (report.lastMembers ?? []).length === 0) return false;
+  return report.epochServed < noted.epochServed;
 }
 
 /**
@@ -354,10 +351,9 @@ export function chooseBootstrap(state: ArbitratorState, now: Millis): Outage {
       "they have been read",
     );
   }
-  const hasRows = ({ report }: (typeof heard)[number]) => (standsAt(report)?.seqno ?? -1) >= 0;
-  const withRows = heard.filter(hasRows).map(({ server }) => server.name);
   const without = heard
-    .filter((each) => !hasRows(each) && (forced !== null || !wentNowhere(state, each, withRows)))
+    .filter(({ report }) => (standsAt(report)?.seqno ?? -1) < 0)
+    .filter((each) => forced !== null || !servedBefore(state, each))
     .map(({ server }) => server.name);
   if (without.length > 0) {
     return waiting(
@@ -437,7 +433,8 @@ function whatItLacks(
   const later = left
     .filter(({ name }) => viewers?.has(name) === true && !isNoted(name))
     .map((one) => ({ server: one, report: wordSince(state, one.id, now) }))
-    .filter((each) => !wentNowhere(state, each, [server.name]))
+    .filter((each) => !servedBefore(state, each))
+    .filter((each) => each.report?.lastMembers?.includes(server.name) !== true)
     .map((each) => each.server.name);
   if (later.length > 0)
     return `a view newer than the noted one had more members: ${later.join(", ")}`;
