@@ -802,9 +802,17 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     id: "majority.joining",
-    breaks: "Who was told to join when it fell silent counts as stopped",
+    breaks:
+      "Who was told to join, or has fallen silent, counts as stopped if it was down when last heard",
     scenario: "dc2 is not promoted without it",
-    edits: [{ file: RULES, from: " && !wasJoining(state, server.id);", to: ";" }],
+    edits: [
+      { file: RULES, from: " && !wasJoining(state, server.id);", to: ";" },
+      {
+        file: RULES,
+        from: '  if (report?.running !== "down" || noted === null) return false;',
+        to: '  const last = report ?? state.heard.get(server.id)?.report;\n  if (last?.running !== "down" || noted === null) return false;',
+      },
+    ],
   },
   {
     id: "outage.primary.ignored",

@@ -1100,7 +1100,7 @@ describe("two Primaries meet over a server that starts", () => {
   }
 
   test("whoever of closed dc1 comes over to dc2 is proven before it serves, though nobody saw it leave Primary", () => {
-    meetings(8, () => ({ asleep: false, joinerSaysPrimary: true }));
+    meetings(36, () => ({ asleep: false, joinerSaysPrimary: true }));
   });
 
   test("whoever of dc1, which slept through the promotion, comes over to dc2 is proven before it serves", () => {
