@@ -481,8 +481,8 @@ function hostOf(
 }
 
 /**
- * Can only the choice after a full outage help: nobody asks for the right, or too few for a majority, which
- * may be one of the rules before.
+ * Can only the choice after a full outage help: nobody asks for the right, or too few do for a majority. While
+ * the rules before still count, it may be theirs that is lacking.
  */
 export function isForOutage(
   { former }: ArbitratorState,

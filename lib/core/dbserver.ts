@@ -672,11 +672,11 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     keep(turn, { epochSeen: Math.max(sharedEpoch, durable.epochSeen) });
     serveUnder(turn, sharedEpoch, { certain: true });
   }
-  const names = status.members.map(({ name }) => name);
-  // Who receives is a member as well, whatever its own word on Primary.
-  const inside = status.primary || receives(status);
-  const lastMembers = inside ? sameList(durable.lastMembers, names) : durable.lastMembers;
-  if (lastMembers !== durable.lastMembers) keep(turn, { lastMembers });
+  if (isInside(status) && (changed || before === null || !isInside(before))) {
+    const names = status.members.map(({ name }) => name);
+    const lastMembers = sameList(durable.lastMembers, names);
+    if (lastMembers !== durable.lastMembers) keep(turn, { lastMembers });
+  }
   const { claim } = state.durable;
   // A Primary view after the one in which the number was raised.
   if (claim !== null && status.primary && view !== claim.view) keep(turn, { claim: null });
@@ -715,9 +715,8 @@ function hostsAfter(
   status: WsrepStatus,
   { anew }: { readonly anew: boolean },
 ): readonly string[] {
-  const inside = (one: WsrepStatus) => one.primary || receives(one);
-  if (!inside(status)) return [];
-  if (before !== null && inside(before) && !anew) return hosts;
+  if (!isInside(status)) return [];
+  if (before !== null && isInside(before) && !anew) return hosts;
   return status.members.map(({ uuid }) => uuid);
 }
 
@@ -731,7 +730,7 @@ function sharedEpochAfter(
   of: { readonly hosts: readonly string[]; readonly startedAt: Millis; readonly anew: boolean },
 ): number {
   const { hosts, startedAt, anew } = of;
-  if (!status.primary && !receives(status)) return 0;
+  if (!isInside(status)) return 0;
   let newest = anew ? 0 : state.sharedEpoch;
   const members = fingerprintMembers(viewOf(status) ?? "").join();
   for (const { report, at } of state.peers.values()) {
@@ -747,6 +746,11 @@ function sharedEpochAfter(
 /** Does it take a state transfer. */
 function receives({ localState }: WsrepStatus): boolean {
   return localState.startsWith("Joining");
+}
+
+/** Is it in a Primary view: who receives is a member as well, whatever its own word on Primary. */
+function isInside(status: WsrepStatus): boolean {
+  return status.primary || receives(status);
 }
 
 /** Is it in no Primary view and receives nothing, so that its position is of its own rows. */

@@ -750,7 +750,7 @@ describe("holes of earlier rules", () => {
     stage.until("b2 has joined", () => stage.primary("b2") && stage.hasRows("b2"));
     expect(stage.serving()).toEqual(["b1"]);
     stage.run(1000);
-    stage.world.stopMariadbd(stage.node("b1"));
+    stage.stop("b1");
     stage.until("b1 has left", () => !stage.runs("b1"));
     const served = (name: string) => stage.disk(name).durable.epochServed;
     expect(served("a1")).toBeLessThan(served("b1"));
@@ -1066,7 +1066,7 @@ describe("two Primaries meet over a server that starts", () => {
       guards: true,
       galera: { ...galera, joinerSaysPrimary },
     });
-    stage.world.stopMariadbd(stage.node("a3"));
+    stage.stop("a3");
     stage.world.crashWatchdog(stage.node("a3"), 60_000);
     stage.until("a3 has left", () => !stage.runs("a3") && stage.view("a1").length === 4);
     stage.isolate("dc1");
