@@ -305,7 +305,8 @@ export function writingSegment(config: ClusterConfig, candidates: readonly Candi
  * The servers in the order in which they are asked to write: the one that most client minders have
  * as their writer already; then those of the segment in which writers belong, then the others, each
  * in the config's order. Unlike flow control or lag, all of this reads the same for every client
- * minder; `writers` and `steady` differ between them by no more than their reports' delays.
+ * minder; `writers` and `steady` differ between them by no more than their reports' delays, but for
+ * STEADY_MS after one of them has started, which takes everybody for steady.
  */
 export function succession(
   config: ClusterConfig,

@@ -1044,7 +1044,7 @@ function closeDoor(turn: Turn, because: string): void {
       fenceWantedAt: Number.POSITIVE_INFINITY,
       killAt: aloneKillAt(turn, leaseMs + fenceMs),
     });
-    if (now >= turn.state.killAt) kill(turn, "Primary without a right to be, and nobody to ask");
+    if (now >= turn.state.killAt) endAlone(turn);
     return;
   }
   // An adopted mariadbd serves already: its watchdog asks for the right before it takes it away.
@@ -1087,9 +1087,51 @@ function aloneKillAt(turn: Turn, graceMs: Millis): Millis {
   // Then whoever is down has newer rows, which would end with its joining this view.
   const needed = !barred && nobodyElse(turn);
   if (guest || servesBeside(turn) || needed) return Number.POSITIVE_INFINITY;
-  const asked = barred ? state.viewSince : Math.max(state.viewSince, state.arbitratorAt);
+  const vain = barred || rivalOf(turn) !== null;
+  const asked = vain ? state.viewSince : Math.max(state.viewSince, state.arbitratorAt);
   // What it knew before it stood still is nothing to kill by: the view may be another one by now.
   return Math.max(asked + graceMs, state.suspendedAt + config.timing.fenceMs);
+}
+
+/** Ends a closed Primary without a right. Beside one of the same epoch no fork point tells the rows apart. */
+function endAlone(turn: Turn): void {
+  const { state } = turn;
+  const rival = rivalOf(turn);
+  if (rival === null) {
+    kill(turn, "Primary without a right to be, and nobody to ask");
+    return;
+  }
+  if (rival.report.epochServed === servesUnder(state) && !state.diverged) {
+    set(turn, { diverged: true });
+    log(turn, "diverged", { beside: rival.name, epoch: rival.report.epochServed });
+  }
+  kill(turn, `Primary without a right to be, beside ${rival.name}, which goes on`);
+}
+
+/**
+ * A server that is Primary in a view without a common member and goes before this one: it serves, or has a newer
+ * epoch, or is of the same segment and has more commits; of equals the first goes on. Both hear the arbitrator
+ * and wait for a grant that their segment has already, as where a member was in the other's eviction list.
+ */
+function rivalOf({ state, now }: Turn): { readonly name: string; readonly report: Report } | null {
+  const { config, peers, self, status } = state;
+  const serves = servesUnder(state);
+  const view = viewOf(status);
+  const own = new Set(fingerprintMembers(view ?? ""));
+  for (const server of config.servers) {
+    const peer = peers.get(server.id);
+    if (peer === undefined || now - peer.at > config.timing.suspectMs) continue;
+    const { report } = peer;
+    const { fingerprint } = report;
+    if (report.primary !== "yes" || fingerprint === null || report.epochServed < serves) continue;
+    if (fingerprint === view || fingerprintMembers(fingerprint).some((uuid) => own.has(uuid)))
+      continue;
+    const more = report.lastCommitted - (status?.lastCommitted ?? 0);
+    const first = more > 0 || (more === 0 && server.serial < self.serial);
+    const before = report.serving === "on" || report.epochServed > serves;
+    if (before || (server.segment === self.segment && first)) return { name: server.name, report };
+  }
+  return null;
 }
 
 /**

@@ -696,6 +696,48 @@ describe("Primary alone, fenced, with less than it needs", () => {
     expect(superseded({ from: "b1", peer: holder })).toBe(false);
   });
 
+  test("in the arbitrator's reach it is killed beside another Primary that goes before it, and where both have one epoch takes a full transfer", () => {
+    const beside = (
+      changes: Partial<Report>,
+      { from = "b1", held = "b2" }: { readonly from?: string; readonly held?: string } = {},
+    ) => {
+      const story = servingServer(held, { config: THREE });
+      story.polled(statusOf([held], { lastCommitted: 101 }));
+      story.end("fence");
+      const { members } = statusOf([from]);
+      const report = {
+        fenced: true,
+        serving: "off",
+        lastCommitted: 101,
+        members,
+        fingerprint: printOf([from], true),
+        ...changes,
+      } as const;
+      for (let second = 0; second < 6; second++) {
+        hearPeer(story, from, report);
+        story.leased({ promise: null, arbitrator: { epoch: 0 } });
+        story.polled(statusOf([held], { lastCommitted: 101, rejecting: true }));
+        story.pass(1_000);
+      }
+      return [story.has("kill"), story.state.diverged];
+    };
+    const ends = [true, true];
+    const lives = [false, false];
+    expect(beside({})).toEqual(ends);
+    expect(beside({}, { from: "b2", held: "b1" })).toEqual(lives);
+    expect(beside({ lastCommitted: 102 }, { from: "b2", held: "b1" })).toEqual(ends);
+    expect(beside({ lastCommitted: 100 })).toEqual(lives);
+    expect(beside({ lastCommitted: 100, serving: "on" })).toEqual(ends);
+    // What it has of a newer epoch is judged by that one's fork point.
+    expect(beside({ epochServed: 1, epochSeen: 1 })).toEqual([true, false]);
+    // The other segment's is for the arbitrator to choose from, unless it serves.
+    expect(beside({}, { from: "a1" })).toEqual(lives);
+    expect(beside({ serving: "on" }, { from: "a1" })).toEqual(ends);
+    // No other Primary: it runs in none, or its view is not yet without this one.
+    expect(beside({ primary: "no" })).toEqual(lives);
+    expect(beside({ fingerprint: printOf(["b1", "b2"], true) })).toEqual(lives);
+  });
+
   test("it is killed where another one runs, or may have been started as a Primary", () => {
     expect(three({ primary: "no", fenced: true }).has("kill")).toBe(true);
     expect(three({ ...starting, adopted: true }).has("kill")).toBe(true);

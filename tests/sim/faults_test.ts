@@ -454,6 +454,27 @@ describe("full outages and returns", () => {
       stage.endsWell();
     });
 
+  for (const first of ["b1", "b2"])
+    test(`b1 and b2 hold one epoch, each Primary alone, ${first} first: b2 makes way for b1, and comes back by full transfer`, () => {
+      const stage = new Stage({ weights: [[2], [1, 1]] });
+      stage.powerOff(["a1"]);
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+      stage.run(2_000);
+      stage.cut(["b1"], ["b2"], { net: "galera" });
+      stage.until("neither is Primary", () => !stage.primary("b1") && !stage.primary("b2"));
+      stage.world.galera.bootstrap(stage.node(first));
+      stage.until("one is, alone", () => stage.store.noted?.members.join() === first);
+      for (const name of stage.of("dc2")) stage.world.galera.bootstrap(stage.node(name));
+      stage.until("both are", () => stage.primary("b1") && stage.primary("b2"));
+      stage.heal();
+      stage.always("b1 runs", () => stage.runs("b1"));
+      const transferred: string[] = [];
+      stage.onLog("diverged", (id) => transferred.push(id));
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"), 60_000);
+      expect(transferred).toEqual(["dbserver.12"]);
+      stage.endsWell();
+    });
+
   test("dc1 commits alone and dies, dc2 is asked to take over: refused without --allow-data-loss, and dc1 comes back only by full transfer", () => {
     const stage = new Stage();
     stage.cutSites();

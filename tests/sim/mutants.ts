@@ -602,8 +602,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SERVER,
-        from: "if (now >= turn.state.killAt) kill(",
-        to: "if (turn.state.killAt < 0) kill(",
+        from: "if (now >= turn.state.killAt) endAlone(",
+        to: "if (turn.state.killAt < 0) endAlone(",
       },
     ],
   },
@@ -1090,6 +1090,30 @@ export const MUTANTS: readonly Mutant[] = [
         file: SERVER,
         from: "gcommUuid !== null && members.includes(gcommUuid)",
         to: "gcommUuid !== null",
+      },
+    ],
+  },
+  {
+    id: "rival.lives",
+    breaks: "Two Primaries of one segment both wait for a grant that it has already",
+    scenario: "b2 makes way for b1",
+    edits: [
+      {
+        file: SERVER,
+        from: "if (before || (server.segment === self.segment && first))",
+        to: "if (before && server.segment !== self.segment && first)",
+      },
+    ],
+  },
+  {
+    id: "rival.joins",
+    breaks: "One that was Primary beside another of its epoch comes back with its rows as they are",
+    scenario: "b2 makes way for b1",
+    edits: [
+      {
+        file: SERVER,
+        from: "rival.report.epochServed === servesUnder(state)",
+        to: "rival.report.epochServed !== servesUnder(state)",
       },
     ],
   },
