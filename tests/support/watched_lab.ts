@@ -28,7 +28,8 @@ export class WatchedLab {
 
   /** Opens one and waits until it is healthy. */
   static async open(name: string): Promise<WatchedLab> {
-    const minded = await openMinded(name, { apps: 1 });
+    // One fault follows another within seconds: a later change of segment is not to wait for a person.
+    const minded = await openMinded(name, { apps: 1, timing: ["promotion_window_ms = 0"] });
     try {
       await minded.start();
     } catch (error) {
