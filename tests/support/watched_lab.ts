@@ -3,7 +3,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../../lib/lab/exec.ts";
 import { connectTo } from "../../lib/lab/mariadb.ts";
-import { type Minded, openMinded } from "../../lib/lab/minded.ts";
+import { type Minded, type MindedOptions, openMinded } from "../../lib/lab/minded.ts";
 import type { Summary } from "../../lib/message/arbitrator.ts";
 import type { Report } from "../../lib/message/dbserver.ts";
 
@@ -27,9 +27,8 @@ export class WatchedLab {
   }
 
   /** Opens one and waits until it is healthy. */
-  static async open(name: string): Promise<WatchedLab> {
-    // One fault follows another within seconds: a later change of segment is not to wait for a person.
-    const minded = await openMinded(name, { apps: 1, timing: ["promotion_window_ms = 0"] });
+  static async open(name: string, options: MindedOptions = {}): Promise<WatchedLab> {
+    const minded = await openMinded(name, { apps: 1, ...options });
     try {
       await minded.start();
     } catch (error) {
