@@ -38,6 +38,10 @@ export interface NodeSpec {
 }
 
 type Range = readonly [number, number];
+type Member = WsrepStatus["members"][number];
+
+/** What a server calls a member whose name it has not been told. */
+export const UNSPECIFIED = "unspecified";
 
 /** Durations in ms as [low, high), chances 0 to 1. Defaults are the measured values. */
 export interface GaleraOptions {
@@ -188,7 +192,7 @@ export class View {
   readonly weights: number[];
   readonly confId: number;
   readonly seq: number;
-  readonly members: readonly { readonly uuid: string; readonly name: string }[];
+  readonly members: readonly Member[];
   /** Canonical rows of a Primary view; null in a non-Primary one. */
   tip: Entry | null;
   /** Rows at its beginning. */
@@ -270,6 +274,8 @@ export class Proc {
   /** Port and socket exist. */
   sql = false;
   view: View | null = null;
+  /** Those of its view, as it names them. */
+  members: readonly Member[] = [];
   nextIndex = 0;
   tip: Entry | null;
   /** Delivered while the transfer runs, to be applied on top of it. */
@@ -562,7 +568,7 @@ export class Galera {
       gcommUuid: view === null ? null : proc.uuid,
       evsState:
         view === null ? null : view.changes.size > 0 ? this.#evsState(proc, view) : "OPERATIONAL",
-      members: view === null ? [] : view.members,
+      members: view === null ? [] : proc.members,
       weight: view === null ? null : proc.weight,
       clusterWeight: view === null ? null : view.primary ? total(view, view.mask) : 0,
       flowControlPausedNs: 0,
@@ -1143,6 +1149,7 @@ export class Galera {
     for (const proc of procs) {
       if (proc.view !== null) olds.add(proc.view);
       proc.view = view;
+      proc.members = namedBy(proc, view);
       proc.nextIndex = 0;
     }
     this.views.push(view);
@@ -1677,6 +1684,15 @@ function extend(proc: Proc, entry: Entry): void {
   }
   const tip = proc.tip;
   proc.tip = entry.prev === tip ? entry : replay(tip, entry);
+}
+
+/** Names are told when a view becomes Primary; outside, a server knows those that it had in its view before. */
+function namedBy(proc: Proc, view: View): readonly Member[] {
+  if (view.primary) return view.members;
+  const before = new Map(proc.members.map(({ uuid, name }) => [uuid, name]));
+  before.set(proc.uuid, proc.spec.name);
+  if (view.members.every(({ uuid, name }) => before.get(uuid) === name)) return view.members;
+  return view.members.map(({ uuid }) => ({ uuid, name: before.get(uuid) ?? UNSPECIFIED }));
 }
 
 function membersIn(view: View, part: number): Proc[] {

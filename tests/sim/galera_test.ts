@@ -1,6 +1,6 @@
 /** Measured behaviour of Galera, told as stories of the model. */
 import { describe, expect, test } from "bun:test";
-import { Galera, type GaleraOptions, type WriteOutcome } from "./galera.ts";
+import { Galera, type GaleraOptions, UNSPECIFIED, type WriteOutcome } from "./galera.ts";
 import { Random } from "./random.ts";
 import { sameRows } from "./rows.ts";
 import { Schedule } from "./schedule.ts";
@@ -173,6 +173,32 @@ describe("detection", () => {
     expect(commit.outcome).toBe("ok");
     wait(story, 10_000);
     expect(story.galera.status(0)?.members).toEqual(before ?? []);
+  });
+});
+
+describe("names", () => {
+  const named = (story: Parameters<typeof wait>[0], node: number) =>
+    story.galera.status(node)?.members.map(({ name }) => name);
+  test("parts that meet outside Primary name their own members only, until there is a Primary", () => {
+    const story = lab([
+      [1, 1],
+      [1, 1],
+    ]);
+    wait(story, 100);
+    story.galera.kill(2, "SIGKILL");
+    story.galera.kill(3, "SIGKILL");
+    until(story, "NN--", 10_000);
+    expect(named(story, 0)).toEqual(["dc1-1", "dc1-2"]);
+    for (const node of [2, 3]) {
+      const position = story.galera.recover(node)?.position ?? null;
+      story.galera.start(node, { mode: "join", position, fenced: false });
+    }
+    wait(story, 10_000);
+    expect(named(story, 0)?.toSorted()).toEqual(["dc1-1", "dc1-2", UNSPECIFIED, UNSPECIFIED]);
+    story.galera.bootstrap(0);
+    wait(story, 10_000);
+    expect(states(story)).toBe("PPPP");
+    expect(named(story, 0)?.toSorted()).toEqual(["dc1-1", "dc1-2", "dc2-1", "dc2-2"]);
   });
 });
 

@@ -3,8 +3,8 @@
  * what it is told and says how the cluster stands, in the same words, so that both can be compared.
  *
  * How it stands: by server `P4` (Primary of 4), `N2` (not Primary), `C` (provider closed), `-` (no answer),
- * with `f` if client statements are refused, a small letter unless Synced; then what became of the
- * writes handed in, and which of them each server's tables hold.
+ * with `u2` if it cannot name two of them, `f` if client statements are refused, a small letter unless
+ * Synced; then what became of the writes handed in, and which of them each server's tables hold.
  */
 import { existsSync } from "node:fs";
 import {
@@ -16,7 +16,7 @@ import {
 import { until } from "../../lib/lab/exec.ts";
 import { type Lab, openLab } from "../../lib/lab/lab.ts";
 import { connectTo, type DirectServer } from "../../lib/lab/mariadb.ts";
-import { Galera, type GaleraOptions, type Proc } from "../sim/galera.ts";
+import { Galera, type GaleraOptions, type Proc, UNSPECIFIED } from "../sim/galera.ts";
 import { Random } from "../sim/random.ts";
 import { writesOf } from "../sim/rows.ts";
 import { Schedule } from "../sim/schedule.ts";
@@ -198,6 +198,7 @@ export class ModelBed implements Bed {
                 primary: status.primary,
                 connected: status.connected,
                 size: status.members.length,
+                unnamed: status.members.filter(({ name: called }) => called === UNSPECIFIED).length,
                 synced: status.localState === "Synced",
                 fenced: status.rejecting,
               },
@@ -229,6 +230,7 @@ function rowsOf(proc: Proc | null): readonly number[] {
 // ---- real servers --------------------------------------------------------------------------
 
 const START_MS = 40_000;
+const UNNAMED_SQL = `SELECT COUNT(*) AS unnamed FROM information_schema.WSREP_MEMBERSHIP WHERE NAME = '${UNSPECIFIED}'`;
 /** Of a question to a server that is up. */
 const TRIES = 3;
 
@@ -442,12 +444,14 @@ export class RealBed implements Bed {
           name,
           "SELECT @@GLOBAL.wsrep_reject_queries AS reject",
         ).catch(() => []);
+        const unnamed = await this.#query(name, UNNAMED_SQL).catch(() => []);
         return {
           name,
           status: {
             primary: status.get("wsrep_cluster_status") === "Primary",
             connected,
             size: Number(status.get("wsrep_cluster_size")),
+            unnamed: Number(unnamed[0]?.["unnamed"] ?? 0),
             synced: status.get("wsrep_local_state_comment") === "Synced",
             fenced: variable[0]?.["reject"] !== "NONE",
           },
@@ -528,6 +532,8 @@ interface Seen {
     readonly primary: boolean;
     readonly connected: boolean;
     readonly size: number;
+    /** Members of the view whose names it does not know. */
+    readonly unnamed: number;
     readonly synced: boolean;
     readonly fenced: boolean;
   } | null;
@@ -540,7 +546,8 @@ function wordsOf(servers: readonly Seen[], writes: ReadonlyMap<number, Outcome>)
     if (status === null) return `${name} -`;
     if (!status.connected) return `${name} C`;
     const letter = status.primary ? (status.synced ? "P" : "p") : "N";
-    return `${name} ${letter}${status.size}${status.fenced ? "f" : ""}`;
+    const unnamed = status.unnamed === 0 ? "" : `u${status.unnamed}`;
+    return `${name} ${letter}${status.size}${unnamed}${status.fenced ? "f" : ""}`;
   });
   const outcomes = [...writes].map(([id, outcome]) => `${id} ${outcome}`);
   const rows = servers.map(({ name, rows: held }) => `${name} ${held?.join("+") ?? "?"}`);
