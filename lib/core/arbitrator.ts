@@ -9,7 +9,7 @@ import { unreachable } from "../errors.ts";
 import type { Evict, Verdict } from "../message/arbitrator.ts";
 import type { Ack, ConfigMark, EpochRecord, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { fingerprintMembers, isJoint } from "../wsrep_status.ts";
+import { fingerprintMembers, groupOf, isJoint } from "../wsrep_status.ts";
 import {
   considerConfig,
   formerUntil,
@@ -255,8 +255,9 @@ function withoutPromise(
   return { ...effect, body: { verb: "ack", parameters } };
 }
 
-function hearReport(turn: Turn, from: PartyId, report: Report): void {
+function hearReport(turn: Turn, from: PartyId, told: Report): void {
   const { state, now } = turn;
+  const report = named(state, from, told);
   const before = state.heard.get(from);
   const weightChanged =
     before !== undefined &&
@@ -292,6 +293,23 @@ function hearReport(turn: Turn, from: PartyId, report: Report): void {
   noteView(turn, from, report);
   closeEpoch(turn, report);
   callNext(turn, report, before?.report);
+}
+
+/**
+ * Parts that meet outside Primary tell each other no names: Galera calls the other part's members "unspecified" until
+ * there is a Primary (measured). Their own reports have said which members they are.
+ */
+function named({ config, heard }: ArbitratorState, from: PartyId, told: Report): Report {
+  const isKnown = ({ name }: Report["members"][number]) => config.serverByName.has(name);
+  const segment = config.serverById.get(from)?.segment;
+  if (segment === undefined || told.members.every(isKnown)) return told;
+  const names = new Map(
+    config.servers.map(({ id, name }) => [heard.get(id)?.report.gcommUuid, name]),
+  );
+  const members = told.members.map((member) =>
+    isKnown(member) ? member : { ...member, name: names.get(member.uuid) ?? member.name },
+  );
+  return { ...told, members, group: groupOf(config, segment, members) };
 }
 
 /**

@@ -590,37 +590,9 @@ function restartWaitMs(failedStarts: number): Millis {
   return Math.min(RESTART_MAX_MS, RESTART_FIRST_MS * 2 ** Math.min(failedStarts - 1, 10));
 }
 
-/**
- * Parts that meet outside Primary tell each other no names: Galera calls the other part's members "unspecified" until
- * there is a Primary (measured). Their own watchdogs have said which member they are.
- */
-function named({ config, peers, status: before }: DbServerState, status: WsrepStatus): WsrepStatus {
-  if (status.members.every(({ name }) => config.serverByName.has(name))) return status;
-  const found = new Map<string, string>();
-  for (const { uuid, name } of status.members) {
-    if (config.serverByName.has(name)) continue;
-    for (const [id, { report }] of peers)
-      if (report.gcommUuid === uuid) found.set(uuid, config.serverById.get(id)?.name ?? name);
-  }
-  if (found.size === 0) return status;
-  const members = status.members.map((member) => ({
-    ...member,
-    name: found.get(member.uuid) ?? member.name,
-  }));
-  // The same list as before is known by being the same.
-  const same =
-    members.length === before?.members.length &&
-    members.every(({ uuid, name }, at) => {
-      const was = before.members[at];
-      return was?.uuid === uuid && was.name === name;
-    });
-  return { ...status, members: same ? before.members : members };
-}
-
 function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): void {
   const { state, now } = turn;
-  const { startedAt } = event;
-  const status = event.status === null ? null : named(state, event.status);
+  const { status, startedAt } = event;
   const ended = { polling: false, pollError: event.error, askedAt: startedAt };
   if (state.process.is !== "running" || status === null) {
     // One that has not opened its socket since it was found lets no client in.

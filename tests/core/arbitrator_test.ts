@@ -15,6 +15,7 @@ import {
   printOf,
   type Seen,
   STATE_UUID,
+  uuidOf,
 } from "../support/cores.ts";
 
 const CUT1: Seen = { view: DC1, primary: "no" };
@@ -281,6 +282,29 @@ describe("views", () => {
       story.reports(ALL, { probe: "hanging" });
     }
     expect(story.state.durable).toMatchObject({ epoch: 1, grant: { segment: "dc1" } });
+  });
+});
+
+describe("members that Galera does not name", () => {
+  const heardOf = (others: readonly string[]) => {
+    const story = calmArbitrator();
+    const members = ALL.map((name) =>
+      name.startsWith("b")
+        ? { uuid: uuidOf(others.includes(name) ? name : "x"), name: "unspecified" }
+        : { uuid: uuidOf(name), name },
+    );
+    story.report("a1", { primary: "no", members, group: "partial" });
+    const report = story.state.heard.get("dbserver.1")?.report;
+    return { names: report?.members.map(({ name }) => name), group: report?.group };
+  };
+
+  test("bear the names of the servers that say that they are these", () => {
+    expect(heardOf(DC2)).toEqual({ names: [...ALL], group: "complete" });
+  });
+
+  test("stay as they are where nobody says so", () => {
+    const names = ["a1", "a2", "unspecified", "b2"];
+    expect(heardOf(["b2"])).toEqual({ names, group: "partial" });
   });
 });
 

@@ -604,35 +604,6 @@ describe("the door", () => {
   });
 });
 
-describe("members that Galera does not name", () => {
-  const merged = (peers: readonly string[]) => {
-    const story = servingServer("a1");
-    const members = statusOf(ALL).members.map((member) =>
-      member.name.startsWith("b") ? { ...member, name: "unspecified" } : member,
-    );
-    const poll = () => story.polled(statusOf(ALL, { primary: false, members: [...members] }));
-    poll();
-    for (const name of peers) hearPeer(story, name, { primary: "no" });
-    poll();
-    const first = story.state.status?.members;
-    poll();
-    return { story, first };
-  };
-
-  test("bear the names of the servers whose watchdogs say that they are these", () => {
-    const { story, first } = merged(["b1", "b2"]);
-    expect(first?.map(({ name }) => name)).toEqual([...ALL]);
-    expect(story.lastReport).toMatchObject({ group: "complete", fingerprint: printOf(ALL, false) });
-    // Lists are known by being the same: nothing has changed.
-    expect(story.state.status?.members).toBe(first ?? []);
-  });
-
-  test("stay as they are where nobody says so", () => {
-    const { first } = merged(["b2"]);
-    expect(first?.map(({ name }) => name)).toEqual(["a1", "a2", "unspecified", "b2"]);
-  });
-});
-
 describe("Primary alone, fenced, with less than it needs", () => {
   /** Three of 3+3 are in a view that is not joint, under a grant to the other segment. */
   function three(others: Partial<Report>): ServerStory {
