@@ -175,7 +175,8 @@ export const RULES = [
   },
   {
     id: "flapping.no",
-    demands: "No second automatic change of segment within the window",
+    demands:
+      "No second automatic change of segment within the window, unless half of every segment is in the component",
     because:
       "Each change costs the clients their connections, and a cause that returns must be seen",
     until: "the window is over, or a person says `make_primary`",
@@ -869,6 +870,9 @@ function flapping(
 ): string | null {
   const { segment, now } = options;
   if (segment === state.durable.primarySegment || now >= state.windowUntil) return null;
+  // A joint component outside Primary leaves nobody to change back to, and its promotion parts nobody.
+  const joint = candidate?.reporting.some(({ report }) => isJoint(state.config, namesOf(report)));
+  if (candidate?.kind === "form" && joint === true) return null;
   // Where the present primary segment is in reach and lacks commits, staying would lose them.
   const shorter =
     candidate !== null &&

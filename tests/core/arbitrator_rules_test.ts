@@ -805,6 +805,14 @@ describe("flapping.no", () => {
     story.reports(DC2, { ...AGAIN, view: DC2 });
     expect(story.order().order.segment).toBe("dc2");
   });
+
+  test("flapping.no lets a joint component be promoted at once: b1 was lost while all were parting, the others are together", () => {
+    const story = changedOnce();
+    story.pass(10_000);
+    story.reports(["b1"], down(120, { epochSeen: 1, epochServed: 1 }));
+    story.reports(["a1", "a2", "b2"], { ...AGAIN, view: ["a1", "a2", "b2"] });
+    expect(story.order().order.segment).toBe("dc1");
+  });
 });
 
 test("a verdict of promote names the members and the evidence", () => {

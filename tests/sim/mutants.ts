@@ -1118,6 +1118,18 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    id: "names.galera",
+    breaks: "Members have no other names than those that Galera gives them",
+    scenario: "dc2 goes on (seed 1)",
+    edits: [{ file: ARBITRATOR, from: "named(state, from, told)", to: "told" }],
+  },
+  {
+    id: "flapping.joint",
+    breaks: "Whoever is together outside Primary waits for the end of the window, too",
+    scenario: "to promote dc1 with b2 beside it is no flapping",
+    edits: [{ file: RULES, from: "&& joint === true) return null", to: "&& now < 0) return null" }],
+  },
+  {
     id: "vouch.older",
     // Alone it delays: whoever is closed in such a view ends before vouches have opened it, mostly.
     breaks: "Such a view opens by vouches, under the older epoch",

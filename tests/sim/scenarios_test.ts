@@ -5,6 +5,7 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { newDurable } from "../../lib/core/arbitrator_state.ts";
+import { UNSPECIFIED } from "./galera.ts";
 import { entryAt } from "./rows.ts";
 import { Stage, type StageOptions } from "./scenarios/stage.ts";
 
@@ -1387,5 +1388,52 @@ describe("whose word proves that no epoch came between", () => {
       stage.endsWell({ mayLose: true });
     }
     expect(beyond).toBeGreaterThan(0);
+  });
+});
+
+describe("parts that meet outside Primary", () => {
+  /** Galera's links between these are cut, until all are healed. */
+  function scatter(stage: Stage, names: readonly string[]): void {
+    for (const name of names)
+      stage.cut(
+        [name],
+        names.filter((other) => other !== name),
+        { net: "galera" },
+      );
+    stage.until("nobody is Primary", () => stage.all().every((name) => !stage.primary(name)));
+  }
+
+  for (const seed of [1, 2, 3])
+    test(`dc2 holds the epoch, falls apart, and b3 is gone when all others meet: their reports name whom Galera cannot, and dc2 goes on (seed ${seed})`, () => {
+      const stage = new Stage({ seed, weights: BALANCED_3_3 });
+      stage.isolate("dc1");
+      stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+      scatter(stage, stage.of("dc2"));
+      stage.powerOff(["b3"]);
+      stage.heal();
+      stage.cut(stage.of("dc1"), stage.of("dc2"), { net: "messages" });
+      stage.until("those who live are together", () => stage.view("a1").length === 5);
+      const names = stage.world.galera.status(stage.node("a1"))?.members.map(({ name }) => name);
+      expect(names?.filter((name) => name === UNSPECIFIED).length).toBe(2);
+      stage.until("dc2 serves", () => stage.serves("b1") && stage.serves("b2"), 10_000);
+      stage.powerOn(["b3"]);
+      stage.endsWell();
+    });
+
+  test("dc2 was promoted within the window, then all fall apart and b1 is gone when the others meet: to promote dc1 with b2 beside it is no flapping", () => {
+    const stage = new Stage();
+    stage.isolate("dc1");
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.heal();
+    stage.until("all serve", () => stage.serving().length === 4);
+    stage.run(5000);
+    scatter(stage, stage.all());
+    stage.powerOff(["b1"]);
+    stage.heal();
+    stage.until("those who live are together", () => stage.view("a1").length === 3);
+    stage.until("all three serve", () => stage.serving().length === 3, 15_000);
+    expect(stage.store.primarySegment).toBe("dc1");
+    stage.powerOn(["b1"]);
+    stage.endsWell();
   });
 });

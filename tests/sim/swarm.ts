@@ -73,7 +73,7 @@ export interface Fault {
 export interface Topology {
   readonly weights: readonly [readonly number[], readonly number[]];
   readonly onDoubleFault: "stay" | "fence";
-  /** Keys of the config's `timing`. @default none: as in production, but for a window of 60 s */
+  /** Keys of the config's `timing`. @default none: as in production */
   readonly timing?: Readonly<Record<string, number>>;
   /** @default "off" */
   readonly evict?: ClusterConfig["evict"];
@@ -309,7 +309,7 @@ export function configOf(topology: Topology): ClusterConfig {
       arbitrator: [{ serial: 1, host: "10.0.3.1" }],
       dbserver: servers,
       dbclient: [],
-      timing: { promotion_window_ms: 60_000, ...topology.timing },
+      timing: topology.timing ?? {},
     },
     "simulator",
   );

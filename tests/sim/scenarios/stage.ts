@@ -65,6 +65,8 @@ export class Stage {
         ],
         onDoubleFault: options.onDoubleFault ?? "stay",
         evict: options.evict ?? "off",
+        // Segments change more often than in an hour.
+        timing: { promotion_window_ms: 60_000 },
       }),
       random: new Random(options.seed ?? 1),
       galera: { interMs: this.#interMs, slowSuspectChance: 0, ...options.galera },
