@@ -33,7 +33,8 @@ test.skipIf(unable)(
     writeFileSync(pace, String(QUICK_S));
     writeFileSync(
       script,
-      `for word; do printf '%s|' "$word"; done >> '${seen}'; echo >> '${seen}'
+      // Both servers write to it: a line at a time, or two of them may mingle.
+      `line=; for word; do line="$line$word|"; done; printf '%s\\n' "$line" >> '${seen}'
 sleep "$(cat '${pace}')"
 `,
     );

@@ -44,6 +44,8 @@ const POLKIT = [
   "/usr/lib/systemd/system/polkit.service",
 ] as const;
 const READY_TIMEOUT_MS = 60_000;
+const RESTART_TIMEOUT_MS = 120_000;
+const LINES_SAID = 60;
 const ASK_TIMEOUT_MS = 1_000;
 
 export class SystemdLab {
@@ -171,11 +173,29 @@ export class SystemdLab {
     try {
       await until("both servers serve", well, { timeoutMs: READY_TIMEOUT_MS, pauseMs: 50 });
     } catch (cause) {
-      const logs = this.lab.network.topology.servers.flatMap(({ name }) =>
-        [MARIADB, WATCHDOG].flatMap((unit) => this.journal(name, unit).slice(-25)),
-      );
-      throw new MinderError(`Not healthy: ${JSON.stringify(last)}\n${logs.join("\n")}`, { cause });
+      throw new MinderError(`Not healthy: ${JSON.stringify(last)}\n${this.#said()}`, { cause });
     }
+  }
+
+  /** As a person does it; returns when mariadbd has joined: its unit is of Type=notify. @throws MinderError */
+  restart(host: string): void {
+    try {
+      this.machine(host).run(["systemctl", "restart", MARIADB], { timeoutMs: RESTART_TIMEOUT_MS });
+    } catch (cause) {
+      throw new MinderError(`${host} has not restarted:\n${this.#said()}`, { cause });
+    }
+  }
+
+  /** The end of what every server's units have said. */
+  #said(): string {
+    const { servers } = this.lab.network.topology;
+    const ends = servers.flatMap(({ name }) =>
+      [MARIADB, WATCHDOG].flatMap((unit) => [
+        `--- ${name} ${unit}`,
+        ...this.journal(name, unit).slice(-LINES_SAID),
+      ]),
+    );
+    return ends.join("\n");
   }
 
   async #summary(): Promise<Summary | null> {
