@@ -27,7 +27,7 @@ const OUTERMOST_BOUND_MS = 180_000;
 const LAST_WORDS_MS = 2_000;
 
 /** Lines told again of a test that failed: the end of what was printed while it ran, which has its error. */
-const LINES_AGAIN = 25;
+const LINES_AGAIN = 150;
 
 interface Count {
   readonly passed: number;

@@ -45,7 +45,7 @@ const POLKIT = [
 ] as const;
 const READY_TIMEOUT_MS = 60_000;
 const RESTART_TIMEOUT_MS = 120_000;
-const LINES_SAID = 60;
+const LINES_SAID = 30;
 const ASK_TIMEOUT_MS = 1_000;
 
 export class SystemdLab {
