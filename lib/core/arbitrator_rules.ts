@@ -176,7 +176,7 @@ export const RULES = [
   {
     id: "flapping.no",
     demands:
-      "No second automatic change of segment within the window, unless half of every segment is in the component",
+      "No second automatic change of segment within the window, unless the primary segment has just half of its servers in a joint component",
     because:
       "Each change costs the clients their connections, and a cause that returns must be seen",
     until: "the window is over, or a person says `make_primary`",
@@ -862,6 +862,19 @@ function betterRival(
   return null;
 }
 
+/**
+ * A joint component outside Primary in which the primary segment has half only, so that it cannot be promoted: to
+ * promote another one parts nobody, and leaves nobody to change back to.
+ */
+function partsNobody({ config, durable }: ArbitratorState, candidate: Candidate): boolean {
+  if (candidate.kind !== "form") return false;
+  const { primarySegment, retired } = durable;
+  return candidate.reporting.some(({ report }) => {
+    const names = namesOf(report);
+    return isJoint(config, names) && !holdsMajority(config, primarySegment, names, retired);
+  });
+}
+
 /** Why a change of segment would be one too many; null if it would not. */
 function flapping(
   state: ArbitratorState,
@@ -870,9 +883,7 @@ function flapping(
 ): string | null {
   const { segment, now } = options;
   if (segment === state.durable.primarySegment || now >= state.windowUntil) return null;
-  // A joint component outside Primary leaves nobody to change back to, and its promotion parts nobody.
-  const joint = candidate?.reporting.some(({ report }) => isJoint(state.config, namesOf(report)));
-  if (candidate?.kind === "form" && joint === true) return null;
+  if (candidate !== null && partsNobody(state, candidate)) return null;
   // Where the present primary segment is in reach and lacks commits, staying would lose them.
   const shorter =
     candidate !== null &&

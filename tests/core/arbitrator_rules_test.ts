@@ -813,6 +813,15 @@ describe("flapping.no", () => {
     story.reports(["a1", "a2", "b2"], { ...AGAIN, view: ["a1", "a2", "b2"] });
     expect(story.order().order.segment).toBe("dc1");
   });
+
+  test("flapping.no leaves it to the present primary segment where that can be promoted with the joint component", () => {
+    const story = changedOnce();
+    story.pass(10_000);
+    story.reports(DC1, { ...AGAIN, view: ALL });
+    expect(story.verdict("dc1").rule).toBe("flapping.no");
+    story.reports(DC2, { ...AGAIN, view: ALL });
+    expect(story.order().order.segment).toBe("dc2");
+  });
 });
 
 test("a verdict of promote names the members and the evidence", () => {

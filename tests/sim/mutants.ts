@@ -1127,7 +1127,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "flapping.joint",
     breaks: "Whoever is together outside Primary waits for the end of the window, too",
     scenario: "to promote dc1 with b2 beside it is no flapping",
-    edits: [{ file: RULES, from: "&& joint === true) return null", to: "&& now < 0) return null" }],
+    edits: [{ file: RULES, from: "&& partsNobody(state, candidate)", to: "&& now < 0" }],
   },
   {
     id: "vouch.older",
