@@ -48,6 +48,9 @@ export interface WsrepStatus {
   readonly providerVersion: string;
 }
 
+/** What Galera calls a member whose name it has not been told: parts that meet outside Primary tell none. */
+export const UNSPECIFIED = "unspecified";
+
 /** Milliseconds of an ISO 8601 duration as Galera shows it (`PT1M30.5S`); null if it is none. */
 export function durationMs(text: string | null | undefined): number | null {
   const match = /^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?$/.exec(text ?? "");

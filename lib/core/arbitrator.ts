@@ -9,7 +9,7 @@ import { unreachable } from "../errors.ts";
 import type { Evict, Verdict } from "../message/arbitrator.ts";
 import type { Ack, ConfigMark, EpochRecord, Report } from "../message/dbserver.ts";
 import type { PartyId } from "../message/envelope.ts";
-import { fingerprintMembers, groupOf, isJoint } from "../wsrep_status.ts";
+import { fingerprintMembers, groupOf, isJoint, UNSPECIFIED } from "../wsrep_status.ts";
 import {
   considerConfig,
   formerUntil,
@@ -257,7 +257,7 @@ function withoutPromise(
 
 function hearReport(turn: Turn, from: PartyId, told: Report): void {
   const { state, now } = turn;
-  const report = named(state, from, told);
+  const report = withNames(state, from, told);
   const before = state.heard.get(from);
   const weightChanged =
     before !== undefined &&
@@ -296,18 +296,21 @@ function hearReport(turn: Turn, from: PartyId, told: Report): void {
 }
 
 /**
- * Parts that meet outside Primary tell each other no names: Galera calls the other part's members "unspecified" until
- * there is a Primary (measured). Their own reports have said which members they are.
+ * Parts that meet outside Primary tell each other no names: until there is a Primary, Galera leaves those of the other
+ * part's members unspecified (measured). Whoever of them has been heard has said which member it is.
  */
-function named({ config, heard }: ArbitratorState, from: PartyId, told: Report): Report {
-  const isKnown = ({ name }: Report["members"][number]) => config.serverByName.has(name);
+function withNames({ config, heard }: ArbitratorState, from: PartyId, told: Report): Report {
   const segment = config.serverById.get(from)?.segment;
-  if (segment === undefined || told.members.every(isKnown)) return told;
-  const names = new Map(
-    config.servers.map(({ id, name }) => [heard.get(id)?.report.gcommUuid, name]),
-  );
+  const isUnspecified = ({ name }: Report["members"][number]) => name === UNSPECIFIED;
+  if (segment === undefined || !told.members.some(isUnspecified)) return told;
+  const names = new Map<string, string>();
+  for (const { id, name } of config.servers) {
+    const last = heard.get(id);
+    const uuid = last === undefined ? undefined : memberOf(last)?.uuid;
+    if (uuid !== undefined) names.set(uuid, name);
+  }
   const members = told.members.map((member) =>
-    isKnown(member) ? member : { ...member, name: names.get(member.uuid) ?? member.name },
+    isUnspecified(member) ? { ...member, name: names.get(member.uuid) ?? UNSPECIFIED } : member,
   );
   return { ...told, members, group: groupOf(config, segment, members) };
 }

@@ -176,7 +176,7 @@ export const RULES = [
   {
     id: "flapping.no",
     demands:
-      "No second automatic change of segment within the window, unless the primary segment has just half of its servers in a joint component",
+      "No second automatic change of segment within the window, unless the primary segment lacks commits, or is in the component with no more than half of its servers and the rest is down or silent",
     because:
       "Each change costs the clients their connections, and a cause that returns must be seen",
     until: "the window is over, or a person says `make_primary`",
@@ -237,12 +237,6 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
   const candidate = found;
   const outside = exclude(state, candidate, { now, forced });
   const active = new Set(activeServers(state, segment));
-  const counted = state.config.servers.filter(
-    (server) =>
-      server.segment === segment &&
-      !hasNoSay(state, server, forced) &&
-      !stoppedBeforeNoted(state, server, now),
-  ).length;
   return {
     segment,
     observing: state.observing ?? state.diskError,
@@ -251,7 +245,7 @@ export function factsOf(state: ArbitratorState, segment: string, now: Millis): F
     orderOut: orderOut(state, now),
     candidate,
     without: "",
-    counted,
+    counted: countedOf(state, segment, { forced, now }).length,
     inCandidate: candidate.reporting.filter((each) => active.has(each.server)).length,
     unsynced: candidate.reporting
       .filter((each) => each.report.lastPrimary?.synced !== true)
@@ -358,6 +352,20 @@ function youngMs(state: ArbitratorState): Millis {
 function orderOut(state: ArbitratorState, now: Millis): string | null {
   if (now >= state.orderPauseUntil) return null;
   return `${Math.ceil(state.orderPauseUntil - now)} ms are left for the last order`;
+}
+
+/** The servers of a segment of which a component needs more than half. */
+function countedOf(
+  state: ArbitratorState,
+  segment: string,
+  { forced, now }: { readonly forced: boolean; readonly now: Millis },
+): readonly DbServerConfig[] {
+  return state.config.servers.filter(
+    (server) =>
+      server.segment === segment &&
+      !hasNoSay(state, server, forced) &&
+      !stoppedBeforeNoted(state, server, now),
+  );
 }
 
 /**
@@ -863,16 +871,23 @@ function betterRival(
 }
 
 /**
- * A joint component outside Primary in which the primary segment has half only, so that it cannot be promoted: to
- * promote another one parts nobody, and leaves nobody to change back to.
+ * Is the primary segment in this component, which is joint and not Primary, with no more than half of its servers,
+ * and the rest of it not about to come: down by its own word of now, or silent for long. It cannot be promoted then, and
+ * whoever else is has parted from nobody.
  */
-function partsNobody({ config, durable }: ArbitratorState, candidate: Candidate): boolean {
+function primaryIsShort(state: ArbitratorState, candidate: Candidate, now: Millis): boolean {
+  const { config, durable } = state;
   if (candidate.kind !== "form") return false;
-  const { primarySegment, retired } = durable;
-  return candidate.reporting.some(({ report }) => {
-    const names = namesOf(report);
-    return isJoint(config, names) && !holdsMajority(config, primarySegment, names, retired);
-  });
+  if (!candidate.reporting.some(({ report }) => isJoint(config, namesOf(report)))) return false;
+  const own = countedOf(state, durable.primarySegment, { forced: false, now });
+  const reporting = new Set(candidate.reporting.map(({ server }) => server));
+  if (2 * own.filter((server) => reporting.has(server)).length > own.length) return false;
+  const maxAgeMs = youngMs(state);
+  const isThereOrGone = (server: DbServerConfig) =>
+    reporting.has(server) ||
+    longSilent(state, server, now) ||
+    youngReport(state, server.id, { now, maxAgeMs })?.running === "down";
+  return own.every(isThereOrGone);
 }
 
 /** Why a change of segment would be one too many; null if it would not. */
@@ -883,7 +898,7 @@ function flapping(
 ): string | null {
   const { segment, now } = options;
   if (segment === state.durable.primarySegment || now >= state.windowUntil) return null;
-  if (candidate !== null && partsNobody(state, candidate)) return null;
+  if (candidate !== null && primaryIsShort(state, candidate, now)) return null;
   // Where the present primary segment is in reach and lacks commits, staying would lose them.
   const shorter =
     candidate !== null &&

@@ -9,7 +9,13 @@ import { unreachable } from "../errors.ts";
 import type { Ack, ConfigMark, Position, Report } from "../message/dbserver.ts";
 import { type PartyId, partyType } from "../message/envelope.ts";
 import type { WsrepStatus } from "../wsrep_status.ts";
-import { fingerprintMembers, isJoint, majorityBeside, namesIn } from "../wsrep_status.ts";
+import {
+  fingerprintMembers,
+  isJoint,
+  majorityBeside,
+  namesIn,
+  UNSPECIFIED,
+} from "../wsrep_status.ts";
 import { isUnknownFork } from "./arbitrator_state.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
 import {
@@ -673,8 +679,11 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     serveUnder(turn, sharedEpoch, { certain: true });
   }
   if (isInside(status) && (changed || before === null || !isInside(before))) {
-    const names = status.members.map(({ name }) => name);
-    const lastMembers = sameList(durable.lastMembers, names);
+    const names = status.members.map(({ name }) => name).filter((name) => name !== UNSPECIFIED);
+    // One that receives may say that it is not Primary, wherever it is: it has been with those of before, too.
+    const goesOn = !status.primary && before !== null && isInside(before);
+    const beside = goesOn ? [...new Set([...durable.lastMembers, ...names])] : names;
+    const lastMembers = sameList(durable.lastMembers, beside);
     if (lastMembers !== durable.lastMembers) keep(turn, { lastMembers });
   }
   const { claim } = state.durable;

@@ -281,6 +281,23 @@ export const STORIES: readonly Story[] = [
     },
   },
   {
+    name: "all four fall apart, one is killed and the others meet: outside Primary each names nobody but itself, until pc.bootstrap",
+    ends: "dc1-1 P3, dc1-2 P3, dc2-1 P3, dc2-2 -",
+    async play(bed, agree) {
+      for (const name of SERVERS)
+        await bed.cut(
+          [name],
+          SERVERS.filter((other) => other !== name),
+        );
+      await agree();
+      await bed.kill(["dc2-2"]);
+      await bed.heal();
+      await agree(1500);
+      await bed.bootstrap("dc1-2");
+      await agree();
+    },
+  },
+  {
     name: "all four are killed and started with gvwstate.dat, three first: they wait for the fourth without end, then are Primary by themselves",
     ends: all("P4"),
     async play(bed, agree) {

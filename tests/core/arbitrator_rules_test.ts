@@ -750,8 +750,8 @@ describe("rank.best", () => {
 
 describe("flapping.no", () => {
   /** dc2 was promoted, dc1 came back, the epoch is closed. */
-  function changedOnce(): ArbitratorStory {
-    const story = dc1Lost();
+  function changedOnce(options: Parameters<typeof dc1Lost>[0] = {}): ArbitratorStory {
+    const story = dc1Lost(options);
     story.answered(story.order().sent, "ok");
     story.reports(DC2, { view: DC2, lastCommitted: 101, epochSeen: 1, epochServed: 1 });
     story.pass(1_000);
@@ -814,9 +814,31 @@ describe("flapping.no", () => {
     expect(story.order().order.segment).toBe("dc1");
   });
 
+  test("flapping.no waits for the rest of the primary segment as long as that may come, and not for ever", () => {
+    const story = changedOnce();
+    story.pass(10_000);
+    story.reports(["b1"], { ...AGAIN, view: ["b1"] });
+    story.reports(["a1", "a2", "b2"], { ...AGAIN, view: ["a1", "a2", "b2"] });
+    expect(story.verdict("dc1").rule).toBe("flapping.no");
+    for (let second = 0; second < 6; second++) {
+      story.pass(1_000);
+      story.reports(["a1", "a2", "b2"], { ...AGAIN, view: ["a1", "a2", "b2"] });
+    }
+    expect(story.order().order.segment).toBe("dc1");
+  });
+
+  test("flapping.no holds for those who would stay behind in a joint view", () => {
+    const story = changedOnce();
+    story.pass(10_000);
+    const stalls: Seen = { ...AGAIN, view: ALL, primary: "yes", fingerprint: JOINED };
+    story.reports(DC1, { ...stalls, weight: 2, probe: "hanging" });
+    expect(story.verdict("dc1").rule).toBe("flapping.no");
+  });
+
   test("flapping.no leaves it to the present primary segment where that can be promoted with the joint component", () => {
     const story = changedOnce();
     story.pass(10_000);
+    story.reports(ALL, { lastCommitted: 120, epochSeen: 1, epochServed: 1, fingerprint: JOINED });
     story.reports(DC1, { ...AGAIN, view: ALL });
     expect(story.verdict("dc1").rule).toBe("flapping.no");
     story.reports(DC2, { ...AGAIN, view: ALL });

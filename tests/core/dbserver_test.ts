@@ -5,7 +5,7 @@ import type { DbServerEvent } from "../../lib/core/dbserver_io.ts";
 import { rightOf } from "../../lib/core/dbserver_state.ts";
 import type { EpochRecord, Report } from "../../lib/message/dbserver.ts";
 import type { PartyId } from "../../lib/message/envelope.ts";
-import type { WsrepStatus } from "../../lib/wsrep_status.ts";
+import { UNSPECIFIED, type WsrepStatus } from "../../lib/wsrep_status.ts";
 import {
   ALL,
   ARBITRATOR,
@@ -377,6 +377,14 @@ describe("the door", () => {
     const joins = { primary: false, localState: "Joining: receiving State Transfer" };
     story.polled(statusOf(["a1", "b2"], { ...joins, rejecting: true }));
     expect(story.lastReport.lastMembers).toEqual(["a1", "b2"]);
+    // Left alone meanwhile, and found by others outside Primary, it has been with b2 all the same.
+    for (const members of [["a1"], ["a1", "a2"]])
+      story.polled(statusOf(members, { ...joins, rejecting: true }));
+    const met = membersOf(["a1", "a2", "b1"]).map((member) =>
+      member.name === "b1" ? { ...member, name: UNSPECIFIED } : member,
+    );
+    story.polled(statusOf(["a1", "a2", "b1"], { ...joins, rejecting: true, members: met }));
+    expect(story.lastReport.lastMembers).toEqual(["a1", "b2", "a2"]);
   });
 
   test("is closed in a solo view without a grant, and kept open under the newest one", () => {

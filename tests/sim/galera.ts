@@ -24,7 +24,7 @@
  * Hooks tell of ended processes and of changed status. Nothing is thrown for what can happen.
  */
 import type { Position } from "../../lib/message/dbserver.ts";
-import type { WsrepStatus } from "../../lib/wsrep_status.ts";
+import { UNSPECIFIED, type WsrepStatus } from "../../lib/wsrep_status.ts";
 import type { Random } from "./random.ts";
 import { append, continues, type Entry, entryAt, firstEntry, replay } from "./rows.ts";
 import type { Schedule, Task } from "./schedule.ts";
@@ -40,9 +40,6 @@ export interface NodeSpec {
 type Range = readonly [number, number];
 type Member = WsrepStatus["members"][number];
 
-/** What a server calls a member whose name it has not been told. */
-export const UNSPECIFIED = "unspecified";
-
 /** Durations in ms as [low, high), chances 0 to 1. Defaults are the measured values. */
 export interface GaleraOptions {
   /** Loss of a member until the survivors' next view. */
@@ -56,6 +53,8 @@ export interface GaleraOptions {
   readonly leaveMs: Range;
   /** Contact with another part until the common view. */
   readonly mergeMs: Range;
+  /** Share of further parts that are found after a common view of two, by another one. */
+  readonly mergeLaterChance: number;
   /** Contact with a part that has another view, until this is noticed. */
   readonly foreignMs: Range;
   readonly bootMs: Range;
@@ -98,6 +97,7 @@ export const GALERA_DEFAULTS: GaleraOptions = {
   evictMs: [200, 280],
   leaveMs: [20, 1000],
   mergeMs: [800, 2400],
+  mergeLaterChance: 0.2,
   foreignMs: [500, 3000],
   bootMs: [500, 1200],
   istLiveMs: [600, 2200],
@@ -1420,7 +1420,11 @@ export class Galera {
     for (let index = 0; index < met.length; index++) {
       const view = get(met, index);
       for (const other of this.views)
-        if (!met.includes(other) && other.live !== 0 && this.#touch(view, other)) met.push(other);
+        if (!met.includes(other) && other.live !== 0 && this.#touch(view, other)) {
+          // Two of them meet; whoever else is there may be found a little later.
+          if (met.length > 1 && this.#random.chance(this.options.mergeLaterChance)) continue;
+          met.push(other);
+        }
     }
     if (met.length < 2) return;
     // Members that a part misses have to be given up before anybody can come in.

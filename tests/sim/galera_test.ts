@@ -1,6 +1,7 @@
 /** Measured behaviour of Galera, told as stories of the model. */
 import { describe, expect, test } from "bun:test";
-import { Galera, type GaleraOptions, UNSPECIFIED, type WriteOutcome } from "./galera.ts";
+import { UNSPECIFIED } from "../../lib/wsrep_status.ts";
+import { Galera, type GaleraOptions, type WriteOutcome } from "./galera.ts";
 import { Random } from "./random.ts";
 import { sameRows } from "./rows.ts";
 import { Schedule } from "./schedule.ts";

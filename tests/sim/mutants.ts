@@ -1121,13 +1121,19 @@ export const MUTANTS: readonly Mutant[] = [
     id: "names.galera",
     breaks: "Members have no other names than those that Galera gives them",
     scenario: "dc2 goes on (seed 1)",
-    edits: [{ file: ARBITRATOR, from: "named(state, from, told)", to: "told" }],
+    edits: [{ file: ARBITRATOR, from: "withNames(state, from, told)", to: "told" }],
   },
   {
-    id: "flapping.joint",
-    breaks: "Whoever is together outside Primary waits for the end of the window, too",
+    id: "flapping.short",
+    breaks: "Where half of the primary segment is left all wait for the end of the window, too",
     scenario: "to promote dc1 with b2 beside it is no flapping",
-    edits: [{ file: RULES, from: "&& partsNobody(state, candidate)", to: "&& now < 0" }],
+    edits: [{ file: RULES, from: "&& primaryIsShort(state, candidate, now)", to: "&& now < 0" }],
+  },
+  {
+    id: "flapping.late",
+    breaks: "Whoever of the primary segment has not come yet is taken for gone",
+    scenario: "b1 is found later than b2",
+    edits: [{ file: RULES, from: "return own.every(isThereOrGone)", to: "return own.length > 0" }],
   },
   {
     id: "vouch.older",

@@ -5,7 +5,7 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { newDurable } from "../../lib/core/arbitrator_state.ts";
-import { UNSPECIFIED } from "./galera.ts";
+import { UNSPECIFIED } from "../../lib/wsrep_status.ts";
 import { entryAt } from "./rows.ts";
 import { Stage, type StageOptions } from "./scenarios/stage.ts";
 
@@ -1419,6 +1419,25 @@ describe("parts that meet outside Primary", () => {
       stage.powerOn(["b3"]);
       stage.endsWell();
     });
+
+  test("dc2 was promoted within the window, all fall apart, and b1 is found later than b2: dc1 waits for it, and dc2 stays the primary segment", () => {
+    const stage = new Stage();
+    stage.isolate("dc1");
+    stage.until("dc2 serves alone", () => stage.servesAlone("dc2"));
+    stage.heal();
+    stage.until("all serve", () => stage.serving().length === 4);
+    stage.run(5000);
+    scatter(stage, stage.all());
+    stage.heal();
+    stage.cut(["b1"], ["a1", "a2", "b2"], { net: "galera" });
+    stage.until("three are together", () => stage.view("a1").length === 3);
+    stage.run(3000);
+    expect(stage.serving()).toEqual([]);
+    stage.heal();
+    stage.until("all serve", () => stage.serving().length === 4);
+    expect(stage.store.primarySegment).toBe("dc2");
+    stage.endsWell();
+  });
 
   test("dc2 was promoted within the window, then all fall apart and b1 is gone when the others meet: to promote dc1 with b2 beside it is no flapping", () => {
     const stage = new Stage();

@@ -187,6 +187,9 @@ const TIMINGS: Shares<Readonly<Record<string, number>>> = [
   [1, { lease_ms: 1800, report_interval_ms: 600, poll_fast_ms: 100 }],
 ];
 
+/** A window against flapping that outlasts the story, as in production; that ends after it was healed; within it. */
+const WINDOWS_MS = [3_600_000, 60_000, 4_000] as const;
+
 /** Fence time of every story, as in production. */
 const FENCE_MS = 1000;
 const LEASE_MS = 3000;
@@ -248,6 +251,7 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
   // A heavy segment that is suspended with its guards is beyond what clocks can hold.
   const awake = !faults.some(({ kind }) => kind.startsWith("suspend"));
   const guards = heavy && awake && apart.chance(0.7);
+  const windowMs = apart.pick(WINDOWS_MS);
   // Only time tells against it then: what makes it count comes often, amid the rest.
   const { kinds: only } = options;
   if (guards && (only?.includes("isolate_site") ?? true) && apart.chance(0.7)) {
@@ -260,7 +264,11 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
     topology: {
       weights,
       onDoubleFault: random.chance(0.75) ? "stay" : "fence",
-      timing: { ...timing, ...(hasty ? { galera_suspect_ms: closedMs } : {}) },
+      timing: {
+        ...timing,
+        promotion_window_ms: windowMs,
+        ...(hasty ? { galera_suspect_ms: closedMs } : {}),
+      },
       evict,
       guards,
     },

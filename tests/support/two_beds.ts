@@ -16,7 +16,8 @@ import {
 import { until } from "../../lib/lab/exec.ts";
 import { type Lab, openLab } from "../../lib/lab/lab.ts";
 import { connectTo, type DirectServer } from "../../lib/lab/mariadb.ts";
-import { Galera, type GaleraOptions, type Proc, UNSPECIFIED } from "../sim/galera.ts";
+import { UNSPECIFIED } from "../../lib/wsrep_status.ts";
+import { Galera, type GaleraOptions, type Proc } from "../sim/galera.ts";
 import { Random } from "../sim/random.ts";
 import { writesOf } from "../sim/rows.ts";
 import { Schedule } from "../sim/schedule.ts";

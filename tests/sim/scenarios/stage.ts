@@ -65,11 +65,16 @@ export class Stage {
         ],
         onDoubleFault: options.onDoubleFault ?? "stay",
         evict: options.evict ?? "off",
-        // Segments change more often than in an hour.
+        // In stories a segment changes more than once an hour.
         timing: { promotion_window_ms: 60_000 },
       }),
       random: new Random(options.seed ?? 1),
-      galera: { interMs: this.#interMs, slowSuspectChance: 0, ...options.galera },
+      galera: {
+        interMs: this.#interMs,
+        slowSuspectChance: 0,
+        mergeLaterChance: 0,
+        ...options.galera,
+      },
       driftMax: 1e-4,
       writeEveryMs: options.writeEveryMs ?? 40,
       localWriters: 1,
