@@ -587,6 +587,7 @@ function exclude(
   const doubted = doubts.map(({ server }) => server);
   const helpers = outside.filter((one) => mayHaveHelped(state, one, open));
   const together = open.length === 0 ? null : quorumOf(state, candidate, [...doubted, ...helpers]);
+  const held = candidate.reporting.find(({ report }) => report.held === true)?.server ?? null;
   const late = doubts.flatMap(({ server, doubt }) => {
     // Who forces gives their word that whoever has long been silent is stopped.
     if (forced && longSilent(state, server, now)) return [];
@@ -594,6 +595,7 @@ function exclude(
       inside: reporting,
       now,
       together: open.includes(server) ? together : null,
+      held: state.heard.get(server.id)?.report.held === true ? server : held,
     });
     return wait === null ? [] : [`${doubt} (${wait}; ${arithmetic})`];
   });
@@ -658,18 +660,18 @@ function outwaitLeft(
     readonly inside: ReadonlySet<PartyId>;
     readonly now: Millis;
     readonly together: string | null;
+    readonly held: DbServerConfig | null;
   },
 ): string | null {
-  const { inside, now, together } = options;
+  const { inside, now, together, held } = options;
   const left = promiseLeftMs(state, server, now);
   if (left > 0) return `${Math.ceil(left)} ms of its outwait are left`;
   const guarded = state.heard.get(server.id)?.report.guard === true;
-  if (isHeavy(state, server.segment, inside) && !guarded) {
-    return "its segment is heavy and it has no guard: an outwait is no evidence";
-  }
-  if (together !== null && !guarded) {
-    return `${together} and it has no guard: an outwait is no evidence`;
-  }
+  const stays = isHeavy(state, server.segment, inside) ? "its segment is heavy" : together;
+  if (stays !== null && !guarded) return `${stays} and it has no guard: an outwait is no evidence`;
+  // Its right may have lasted until Galera's view changed, when what waited is acknowledged.
+  if (stays !== null && held !== null)
+    return `${stays} and commits were held at ${held.name}: an outwait is no evidence`;
   // A word younger than the promise that contradicts it is stronger than the clock.
   const young = youngReport(state, server.id, { now, maxAgeMs: youngMs(state) });
   if (young?.primary === "yes" && !young.fenced) return "it says that it is Primary and open";

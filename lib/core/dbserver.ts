@@ -155,6 +155,7 @@ function initial(start: DbServerStart, now: Millis): DbServerState {
     evictSpent: [],
     tuneAt: never,
     probe: "off",
+    held: true,
     probing: false,
     probeAt: now,
     flowedAt: never,
@@ -576,6 +577,7 @@ function hearProcess(
     polledAt: Number.NEGATIVE_INFINITY,
     lastPrimary: null,
     probe: "off",
+    held: true,
     closedSince: Number.POSITIVE_INFINITY,
     closed: true,
     gating: null,
@@ -829,10 +831,15 @@ function hearProbe(turn: Turn, event: Extract<DbServerEvent, { on: "probed" }>):
   if (state.status?.primary !== true || event.startedAt < state.viewSince) return;
   switch (event.outcome) {
     case "committed":
-      set(turn, { probe: "flowing", flowedAt: event.startedAt });
+      // Behind a closed door it was a read, which comes back for a moment after a cut, too.
+      set(turn, {
+        probe: "flowing",
+        flowedAt: event.startedAt,
+        held: state.held && state.closed,
+      });
       return;
     case "held":
-      set(turn, { probe: "held" });
+      set(turn, { probe: "held", held: true });
       return;
     case "hung":
       set(turn, {

@@ -101,6 +101,7 @@ export function buildReport(state: DbServerState, now: Millis, number: number): 
     ended: state.ended,
     writers: writersOf(state, now),
     ...(state.process.is === "stopped" && !state.positionRead ? { reading: true } : {}),
+    ...(state.held && state.process.is === "running" ? { held: true } : {}),
     ...(stood === null ? {} : { stood }),
     ...(durable.claim === null ? {} : { epochBefore: durable.claim.before }),
     ...(state.adopted ? { adopted: true } : {}),

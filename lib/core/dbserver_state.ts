@@ -140,6 +140,8 @@ export interface DbServerState {
   readonly tuneAt: Millis;
 
   readonly probe: Report["probe"];
+  /** No commit has passed through an open door since commits were held last, or since this mariadbd was found. */
+  readonly held: boolean;
   readonly probing: boolean;
   readonly probeAt: Millis;
   /** When commits were last known to flow: a probe that committed was begun then. */

@@ -142,6 +142,11 @@ export const ReportSchema = v.strictObject({
   stood: v.optional(PositionSchema),
   /** mariadbd runs that this watchdog has not started, and it has not answered yet. @default false */
   adopted: v.optional(v.boolean()),
+  /**
+   * Commits were held when one was last tried, by flow control or a schema change, or none has been tried yet: behind a
+   * cut that looks the same. @default false
+   */
+  held: v.optional(v.boolean()),
   /** `safe_to_bootstrap` of grastate.dat while stopped. */
   safeToBootstrap: v.boolean(),
   /** Store of the arbitrator that this server obeys (durable); null until its first order. */

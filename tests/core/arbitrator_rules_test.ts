@@ -291,6 +291,20 @@ describe("outside.excluded", () => {
     expect(story.verdict("dc2").because).toContain("heavy and it has no guard");
   });
 
+  test("outside.excluded: nor with a guard, where commits were held when they were last tried, on either side", () => {
+    const silent = (there: Seen, here: Seen) => {
+      const story = calmArbitrator({ config: HEAVY });
+      story.reports(DC1, { guard: true, ...there });
+      story.pass(60_000);
+      story.reports(DC2, { ...CUT2, ...here });
+      return story;
+    };
+    expect(silent({}, {}).order().order.basis).toBe("outwaited");
+    const because = (story: ArbitratorStory) => story.verdict("dc2").because;
+    expect(because(silent({}, { held: true }))).toContain("heavy and commits were held at b1");
+    expect(because(silent({ held: true }, {}))).toContain("heavy and commits were held at a1");
+  });
+
   test("outside.excluded: a server that has gone may have left cleanly, which makes the other segment heavy", () => {
     const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
     const promoted = (gone: Seen) => {

@@ -612,6 +612,32 @@ describe("the door", () => {
   });
 });
 
+describe("commits that were held", () => {
+  test("are told of until one passes through an open door, and from a start until one has passed", () => {
+    const story = servingServer("a1");
+    const told = () => {
+      story.pass(1_000);
+      story.polled(statusOf(ALL, { rejecting: story.state.closed }));
+      return story.lastReport.held ?? false;
+    };
+    story.probed();
+    expect(told()).toBe(false);
+    for (const outcome of ["held", "hung"] as const) {
+      story.probed(outcome);
+      expect(told()).toBe(true);
+    }
+    story.probed();
+    expect(told()).toBe(false);
+    story.stops();
+    story.runs(101);
+    story.polled(statusOf(ALL, { rejecting: true }));
+    // Behind its door that was a read.
+    story.probed();
+    expect(story.state.closed).toBe(true);
+    expect(told()).toBe(true);
+  });
+});
+
 describe("Primary alone, fenced, with less than it needs", () => {
   /** Three of 3+3 are in a view that is not joint, under a grant to the other segment. */
   function three(others: Partial<Report>): ServerStory {

@@ -69,21 +69,13 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     id: "heavy.outwaited",
-    // A heavy segment whose servers all may be open is a quorum together, which another condition asks
-    // for, so both are broken. Alone the first one holds where some of the segment say that their doors
-    // are closed, and the rest cannot be Primary without these: refusing there is caution, not need.
     breaks: "An outwait is evidence against a heavy segment that no guard watches",
     scenario: "without a guard the outwait is no evidence",
     edits: [
       {
         file: RULES,
-        from: "if (isHeavy(state, server.segment, inside) && ",
-        to: "if (false as boolean && ",
-      },
-      {
-        file: RULES,
-        from: "if (together !== null && !guarded) {",
-        to: "if (together === '' && !guarded) {",
+        from: "if (stays !== null && !guarded)",
+        to: "if (stays === '' && !guarded)",
       },
     ],
   },
@@ -94,8 +86,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: RULES,
-        from: "if (together !== null && !guarded) {",
-        to: "if (together === '' && !guarded) {",
+        from: '"its segment is heavy" : together;',
+        to: '"its segment is heavy" : null;',
       },
     ],
   },
@@ -1114,6 +1106,19 @@ export const MUTANTS: readonly Mutant[] = [
         file: SERVER,
         from: "rival.report.epochServed === servesUnder(state)",
         to: "rival.report.epochServed !== servesUnder(state)",
+      },
+    ],
+  },
+  {
+    id: "held.outwaited",
+    breaks:
+      "An outwait is evidence against a heavy segment though commits were held when the view changed",
+    scenario: "no clock promotes dc2",
+    edits: [
+      {
+        file: RULES,
+        from: "if (stays !== null && held !== null)",
+        to: "if (stays !== null && held !== null && now < 0)",
       },
     ],
   },

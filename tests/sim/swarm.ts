@@ -258,6 +258,13 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
     const forMs = Math.round(apart.between(5500, 20_000));
     const early = (faults[0]?.atMs ?? 900) + apart.between(0, 1000);
     faults.push({ atMs: Math.round(early), kind: "isolate_site", forMs, pick: [0, 0, 0] });
+    // Held commits look the same behind a cut of Galera's links, which may come before the others'.
+    if (only === undefined && apart.chance(0.3)) {
+      const before = (ms: number) => Math.max(0, Math.round(early - apart.between(0, ms)));
+      const pick: Fault["pick"] = [apart.float(), 0, 0];
+      faults.push({ atMs: before(5000), kind: "hold_commits", forMs: forMs + 5000, pick });
+      faults.push({ atMs: before(4500), kind: "cut_galera", forMs: forMs + 4500, pick });
+    }
   }
   return {
     seed,
