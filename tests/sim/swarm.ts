@@ -253,13 +253,13 @@ export function storyOf(seed: number, options: SwarmOptions = {}): Story {
   const guards = heavy && awake && apart.chance(0.7);
   const windowMs = apart.pick(WINDOWS_MS);
   // Only time tells against it then: what makes it count comes often, amid the rest.
-  const { kinds: only } = options;
-  if (guards && (only?.includes("isolate_site") ?? true) && apart.chance(0.7)) {
+  const wanted = (kind: FaultKind) => options.kinds?.includes(kind) ?? true;
+  if (guards && wanted("isolate_site") && apart.chance(0.7)) {
     const forMs = Math.round(apart.between(5500, 20_000));
     const early = (faults[0]?.atMs ?? 900) + apart.between(0, 1000);
     faults.push({ atMs: Math.round(early), kind: "isolate_site", forMs, pick: [0, 0, 0] });
     // Held commits look the same behind a cut of Galera's links, which may come before the others'.
-    if (only === undefined && apart.chance(0.3)) {
+    if (wanted("hold_commits") && wanted("cut_galera") && apart.chance(0.3)) {
       const before = (ms: number) => Math.max(0, Math.round(early - apart.between(0, ms)));
       const pick: Fault["pick"] = [apart.float(), 0, 0];
       faults.push({ atMs: before(5000), kind: "hold_commits", forMs: forMs + 5000, pick });
