@@ -107,10 +107,11 @@ async function untilWriter(segment: string): Promise<Summary> {
 /** While servers were only being found, a balancer may have begun on the other side. */
 async function writersTo(segment: string): Promise<void> {
   const clients = minded.lab.network.topology.apps.length;
-  // What nobody has reported yet, a switchover cannot move.
+  // What nobody has reported yet, a switchover cannot move; nor to where commits have not been seen to flow.
   await minded.untilSummary("all is calm, and every client minder has a writer", (is) => {
     const writers = is.servers.reduce((sum, { report }) => sum + (report?.writers ?? 0), 0);
-    return is.health === "healthy" && is.epochHolder === null && writers >= clients;
+    const flows = is.servers.every(({ report }) => report?.probe === "flowing");
+    return is.health === "healthy" && is.epochHolder === null && writers >= clients && flows;
   });
   const given = run("command", "--who", "eve", "switchover", segment);
   if (given.code !== 0) throw new Error(`${given.out}${given.err}`);
