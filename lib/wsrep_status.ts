@@ -80,6 +80,13 @@ export function fingerprint(
   return print;
 }
 
+/** Fingerprint of a Primary view whose members are not known: nobody has that UUID. */
+export function unknownView(stateUuid: string | null): string {
+  return `${stateUuid ?? NOBODY}/P/${NOBODY}`;
+}
+
+const NOBODY = "00000000-0000-0000-0000-000000000000";
+
 // What follows from one member list is asked for many times at every event. A list is never changed
 // once it is made, so each answer is kept for as long as its list lives.
 const PRINTS = new WeakMap<

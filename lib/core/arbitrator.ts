@@ -270,9 +270,11 @@ function hearReport(turn: Turn, from: PartyId, told: Report): void {
   const wroteAt = report.writers > 0 ? now : before?.wroteAt;
   const downBefore = report.primary === "yes" ? undefined : before?.downSince;
   const downSince = downBefore ?? (report.running === "down" ? now : undefined);
+  const primaryAt = report.primary === "yes" ? now : before?.primaryAt;
   heard.set(from, {
     report,
     at: now,
+    ...(primaryAt === undefined ? {} : { primaryAt }),
     weightChangedAt: weightChanged ? now : (before?.weightChangedAt ?? Number.NEGATIVE_INFINITY),
     ...(wroteAt === undefined ? {} : { wroteAt }),
     ...(member === undefined ? {} : { member }),
@@ -1059,6 +1061,7 @@ function promiseFor(
   if (grant !== null) return `no promise: ${grant.segment} holds epoch ${grant.epoch}`;
   if (!isJointHere(state, names)) return "no promise: Primary alone without a grant";
   const maxAgeMs = state.config.timing.suspectMs;
+  if (report.probe === "hanging") return "no promise: commits hang";
   const flows = ({ servers }: SegmentConfig): boolean => {
     let count = 0;
     for (const server of servers) {

@@ -323,9 +323,12 @@ function aheadOutside(state: ArbitratorState, candidate: Candidate): string | nu
     const heard = state.heard.get(id);
     if (heard === undefined || heard.at < state.notedAt) continue;
     const { position } = standing(id, heard.report);
-    if (position?.uuid !== forkPoint.uuid || position.seqno <= lastCommitted) continue;
+    const isKnown = position !== null && position.seqno >= 0;
+    const isBehind = position?.uuid !== forkPoint.uuid || position.seqno <= lastCommitted;
+    if (isKnown ? isBehind : state.durable.noted?.members.includes(name) !== true) continue;
     if (quorumOf(state, candidate, outside) === null) return null;
-    return `${name} stands at ${position.seqno}, the component at ${lastCommitted}, and those outside could have been Primary together since`;
+    const stands = isKnown ? `stands at ${position.seqno}` : "does not say where it stands";
+    return `${name} ${stands}, the component at ${lastCommitted}, and those outside could have been Primary together since`;
   }
   return null;
 }
@@ -571,7 +574,7 @@ function exclude(
   const arithmetic = againstArithmetic(state, candidate, { outside, now });
   if (arithmetic === null) return { notExcluded: [], basis: "arithmetic" };
   const doubts = outside.flatMap((server) => {
-    const doubt = doubtAbout(state, server, now);
+    const doubt = doubtAbout(state, server, { now, candidate });
     return doubt === null ? [] : [{ server, doubt }];
   });
   if (doubts.length === 0) return NOTHING_OUTSIDE;
@@ -617,7 +620,11 @@ function mayHaveHelped(
 }
 
 /** Null if the server's own word says that it is not writable. */
-function doubtAbout(state: ArbitratorState, server: DbServerConfig, now: Millis): string | null {
+function doubtAbout(
+  state: ArbitratorState,
+  server: DbServerConfig,
+  { now, candidate }: { readonly now: Millis; readonly candidate: Candidate },
+): string | null {
   const heard = state.heard.get(server.id);
   if (heard === undefined) return `${server.name}, never heard`;
   const { report } = heard;
@@ -627,7 +634,15 @@ function doubtAbout(state: ArbitratorState, server: DbServerConfig, now: Millis)
     state.durable.noted?.members.includes(server.name) !== true || heard.at >= state.notedAt;
   if (!current) return `${server.name}, last heard before the noted view`;
   if (report.running === "down") return null;
-  if (report.running === "up" && report.primary === "no" && report.fenced) return null;
+  if (report.running === "up" && report.primary === "no" && report.fenced) {
+    // A view that broke and healed has the same fingerprint: those of the candidate were in it again since.
+    const since = candidate.reporting.find(
+      (each) => (state.heard.get(each.server.id)?.primaryAt ?? 0) > heard.at,
+    );
+    return since === undefined
+      ? null
+      : `${server.name}, not Primary ${ago} ms ago, but ${since.server.name} has been since`;
+  }
   // Its process of the noted view has ended; the next one is fenced from its first moment.
   const ended = endedUuid(report);
   const left =
@@ -743,7 +758,9 @@ function quorumOf(
     else if (heard !== undefined && hasGone(state, heard.report)) left += weight;
   }
   const words = "those outside could be Primary together";
-  if (2 * present + left > all) return words;
+  const hidden = Math.max(...candidate.reporting.map(({ report }) => unheardWeight(state, report)));
+  if (2 * (present + silentWeight(state, candidate)) + left + Math.max(0, hidden) > all)
+    return words;
   const known = new Map(
     [...state.heard].flatMap(([id, heard]) => {
       const member = memberOf(heard);
@@ -767,6 +784,32 @@ function quorumOf(
     if (2 * present > all) return words;
   }
   return null;
+}
+
+/** By how much a server's last Primary view, if that is the noted one, weighs more than has been heard of its members. */
+function unheardWeight(state: ArbitratorState, { lastPrimary }: Report): number {
+  const print = state.durable.noted?.fingerprint;
+  if (print === undefined || lastPrimary?.fingerprint !== print) return 0;
+  const known = weightOfUuids(state, fingerprintMembers(print));
+  return known === null ? 0 : (lastPrimary.weight ?? known) - known;
+}
+
+/**
+ * Weight of the component's members of the noted view that do not report: nobody says that these have come straight
+ * from it, and have not kept others Primary in a newer one.
+ */
+function silentWeight({ config, durable, heard }: ArbitratorState, candidate: Candidate): number {
+  if (candidate.kind !== "form") return 0;
+  const inside = fingerprintMembers(candidate.fingerprint);
+  const reporting = new Set(candidate.reporting.map(({ server }) => server.id));
+  let sum = 0;
+  for (const server of config.servers) {
+    const report = heard.get(server.id)?.report;
+    const silent = !reporting.has(server.id) && inside.includes(report?.gcommUuid ?? "");
+    if (silent && durable.noted?.members.includes(server.name) === true)
+      sum += report?.weight ?? server.weight;
+  }
+  return sum;
 }
 
 /**
@@ -794,6 +837,9 @@ function againstArithmetic(
       return `${server.name} did not come straight from the noted view`;
     }
     if (report.leaving) return `${server.name} is leaving`;
+    const unheard = unheardWeight(state, report);
+    if (unheard !== 0)
+      return `the noted view weighs ${unheard} more at ${server.name} than was heard`;
   }
   for (const server of state.config.servers) {
     const changed = state.heard.get(server.id)?.weightChangedAt ?? Number.NEGATIVE_INFINITY;
@@ -803,11 +849,8 @@ function againstArithmetic(
   // Already Primary with the noted view as its own: Galera's quorum has excluded all others.
   if (candidate.kind === "hold") return null;
   const members = fingerprintMembers(noted.fingerprint);
-  const inside = new Set(
-    staysBehind(candidate)
-      ? candidate.reporting.flatMap((each) => each.report.gcommUuid ?? [])
-      : fingerprintMembers(candidate.fingerprint),
-  );
+  // Who does not report may have come from a newer view that it kept Primary.
+  const inside = new Set(candidate.reporting.flatMap((each) => each.report.gcommUuid ?? []));
   const weightInside = weightOfUuids(
     state,
     members.filter((uuid) => inside.has(uuid)),

@@ -114,6 +114,8 @@ export interface Heard {
   readonly member?: { readonly uuid: string; readonly weight: number };
   /** When it was first heard to be down, unless it has been Primary since. */
   readonly downSince?: Millis;
+  /** When it last said that it is Primary. */
+  readonly primaryAt?: Millis;
 }
 
 /** As which member of a view a server counts, by its latest word of it. */

@@ -15,6 +15,7 @@ import {
   majorityBeside,
   namesIn,
   UNSPECIFIED,
+  unknownView,
 } from "../wsrep_status.ts";
 import { isUnknownFork } from "./arbitrator_state.ts";
 import type { Answered, Core, Millis, Step } from "./core.ts";
@@ -286,9 +287,23 @@ function step(
   return { state: turn.state, effects: turn.effects };
 }
 
+/**
+ * In a joint view in which commits pass, the others may have closed the epoch without this server's hearing of it: a
+ * grant that no lease carries any more is no right to stay then.
+ */
+function doubtGrant(turn: Turn): void {
+  const { grantEpoch, status, config, probe } = turn.state;
+  if (grantEpoch === null || status?.primary !== true) return;
+  if ((probe !== "flowing" && probe !== "held") || !isJoint(config, memberNames(status))) return;
+  const lease = leaseOf(turn.state);
+  if (lease !== null && lease.epoch === grantEpoch && turn.now < lease.until) return;
+  set(turn, { grantEpoch: null });
+}
+
 /** What follows from the state, whatever the event was. */
 function settle(turn: Turn): void {
   listen(turn);
+  doubtGrant(turn);
   continueEviction(turn);
   continueOrder(turn);
   evict(turn);
@@ -426,7 +441,7 @@ function hearAck(turn: Turn, event: Answered, answer: Ack): void {
     const until = sentAt + promise.ms;
     const before = turn.state.promises.get(by);
     // Replies can overtake each other: a promise only ever lengthens what is held.
-    if (before === undefined || until > before.until) {
+    if (before === undefined || until >= before.until) {
       set(turn, {
         promises: new Map(turn.state.promises).set(by, {
           until,
@@ -559,7 +574,8 @@ function hearProcess(
     gcommOf.startTime === before.startTime &&
     gcommUuid !== null;
   const reachedSynced = state.lastPrimary?.synced === true;
-  const failedStarts = before.is === "running" && !reachedSynced ? state.failedStarts + 1 : 0;
+  const failed = before.is === "running" && !reachedSynced;
+  const failedStarts = failed ? state.failedStarts + (foundNobody(state, now) ? 0 : 1) : 0;
   set(turn, {
     process,
     handling: null,
@@ -591,6 +607,20 @@ function hearProcess(
     positionRead: false,
   });
   log(turn, "mariadbd_stopped", { because: process.because, failedStarts });
+}
+
+/**
+ * Has mariadbd waited as long as Galera waits for a Primary (pc.wait_prim_timeout), and been let in by nobody: its end
+ * says nothing about itself. Whoever fails while it takes a state transfer is in the view of those that let it in.
+ */
+function foundNobody({ peers, self, startedAt, config }: DbServerState, now: Millis): boolean {
+  if (now - startedAt < VAIN_MS) return false;
+  return ![...peers.values()].some(
+    ({ report, at }) =>
+      now - at <= config.timing.suspectMs &&
+      report.primary === "yes" &&
+      namesIn(report.members).has(self.name),
+  );
 }
 
 function restartWaitMs(failedStarts: number): Millis {
@@ -663,7 +693,7 @@ function hearPoll(turn: Turn, event: Extract<DbServerEvent, { on: "polled" }>): 
     peerEpochs: anew ? new Map() : state.peerEpochs,
     closedSince: status.connected ? Number.POSITIVE_INFINITY : Math.min(state.closedSince, now),
     closures: status.localState === "Synced" ? 0 : state.closures,
-    lastPrimary: lastPrimaryOf(state, status),
+    lastPrimary: lastPrimaryOf(state, status, now),
     closed,
     probe,
     // Progress tells that commits have flowed since the poll before.
@@ -786,18 +816,32 @@ function inFlux(status: WsrepStatus): boolean {
   return !status.members.some((member) => member.uuid === status.gcommUuid);
 }
 
-function lastPrimaryOf(state: DbServerState, status: WsrepStatus): Report["lastPrimary"] {
+function lastPrimaryOf(
+  state: DbServerState,
+  status: WsrepStatus,
+  now: Millis,
+): Report["lastPrimary"] {
   // A live server that comes back to the very same members sees the same fingerprint, and receives.
   const receiving = receives(status);
   if (!status.primary && receiving && state.lastPrimary !== null)
     return { ...state.lastPrimary, synced: false };
   const fingerprint = viewOf(status);
+  if (!status.primary && state.status?.primary === true && state.lastPrimary !== null) {
+    // In a gap as long as Galera needs to give up on members another Primary view may have come and gone.
+    const unwatched = now - state.polledAt >= UNWATCHED_SHARE * state.config.timing.galeraSuspectMs;
+    const { synced } = state.lastPrimary;
+    if (unwatched) return { fingerprint: unknownView(status.stateUuid), synced };
+  }
   if (!status.primary || fingerprint === null) return state.lastPrimary;
   const same = state.lastPrimary?.fingerprint === fingerprint;
   const synced = status.localState === "Synced" || status.localState.startsWith("Donor");
   const kept = state.lastPrimary?.synced === true && !receiving;
-  return { fingerprint, synced: synced || (same && kept) };
+  const weight = status.clusterWeight;
+  return { fingerprint, synced: synced || (same && kept), ...(weight === null ? {} : { weight }) };
 }
+
+/** Of the time in which Galera gives up on members. */
+const UNWATCHED_SHARE = 0.9;
 
 /** What the write probe is known to say after a poll. */
 function probeAfter(

@@ -167,6 +167,8 @@ export const ReportSchema = v.strictObject({
       fingerprint: FingerprintSchema,
       /** Was it Synced in it. */
       synced: v.boolean(),
+      /** What Galera weighed it at when it was last asked (`wsrep_cluster_weight`). @default unknown */
+      weight: v.optional(CountSchema),
     }),
   ),
   /** Names of that view's members, also of an earlier mariadbd's (durable), unless Primary. @default unknown */

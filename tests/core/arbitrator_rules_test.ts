@@ -291,6 +291,55 @@ describe("outside.excluded", () => {
     expect(story.verdict("dc2").because).toContain("heavy and it has no guard");
   });
 
+  test("outside.excluded: a word of not being Primary counts no longer once a server of the component has been Primary", () => {
+    const since = (healed: boolean) => {
+      const story = calmArbitrator({ config: HEAVY });
+      for (const name of DC1) story.report(name, { view: [name], primary: "no" });
+      story.pass(1_000);
+      if (healed) story.reports(DC2, {});
+      story.pass(59_000);
+      story.reports(DC2, CUT2);
+      return factsOf(story.state, "dc2", story.now);
+    };
+    expect(since(false)).toMatchObject({ notExcluded: [], basis: "confirmed" });
+    expect(since(true).notExcluded.join()).toContain("a1, not Primary 60000 ms ago, but b1");
+  });
+
+  describe("outside.excluded: the arithmetic", () => {
+    const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2", "b3"] };
+    const every = [...segments.dc1, ...segments.dc2];
+    const basis = (reporting: readonly string[], weight?: number) => {
+      const story = calmArbitrator({ config: coreCluster({ segments }) });
+      story.pass(6_000);
+      const last = { fingerprint: printOf(every, true), synced: true };
+      const lastPrimary = weight === undefined ? last : { ...last, weight };
+      story.reports(reporting, { view: segments.dc2, primary: "no", lastPrimary });
+      return factsOf(story.state, "dc2", story.now).basis;
+    };
+
+    test("counts nobody to the component who does not report", () => {
+      expect(basis(["b1", "b2", "b3"])).toBe("arithmetic");
+      expect(basis(["b1", "b2"])).toBe("outwaited");
+    });
+
+    test("is not used where the noted view weighs something else than was heard", () => {
+      expect(basis(["b1", "b2", "b3"], 6)).toBe("arithmetic");
+      expect(basis(["b1", "b2", "b3"], 5)).toBe("outwaited");
+    });
+  });
+
+  test("lineage.noted refuses while one outside does not say where it stands, and those could have been Primary since", () => {
+    const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2"] };
+    const seen = (seqno: number | null) => {
+      const story = calmArbitrator({ config: coreCluster({ segments }) });
+      story.reports(segments.dc1, down(seqno));
+      story.reports(segments.dc2, { view: segments.dc2, primary: "no" });
+      return story;
+    };
+    expect(seen(null).verdict("dc2").rule).toBe("lineage.noted");
+    expect(seen(100).order().order.segment).toBe("dc2");
+  });
+
   test("outside.excluded: nor with a guard, where commits were held when they were last tried, on either side", () => {
     const silent = (there: Seen, here: Seen) => {
       const story = calmArbitrator({ config: HEAVY });

@@ -169,6 +169,12 @@ describe("promises", () => {
   });
 });
 
+test("a report of hanging commits earns no lease of the joint view, though half of each segment says that its own flow", () => {
+  const story = calmArbitrator();
+  expect(story.report("a1", {})?.promise).not.toBeNull();
+  expect(story.report("a1", { probe: "hanging" })?.promise).toBeNull();
+});
+
 describe("views", () => {
   test("an older view that is told late is not noted", () => {
     const story = calmArbitrator();

@@ -5,7 +5,7 @@ import type { DbServerEvent } from "../../lib/core/dbserver_io.ts";
 import { rightOf } from "../../lib/core/dbserver_state.ts";
 import type { EpochRecord, Report } from "../../lib/message/dbserver.ts";
 import type { PartyId } from "../../lib/message/envelope.ts";
-import { UNSPECIFIED, type WsrepStatus } from "../../lib/wsrep_status.ts";
+import { UNSPECIFIED, unknownView, type WsrepStatus } from "../../lib/wsrep_status.ts";
 import {
   ALL,
   ARBITRATOR,
@@ -570,12 +570,13 @@ describe("the door", () => {
 
   test("who comes back to the same members and receives has the same fingerprint, and no longer all commits", () => {
     const story = servingServer("b2");
-    expect(story.lastReport.lastPrimary).toEqual({ fingerprint: printOf(ALL, true), synced: true });
+    const last = { fingerprint: printOf(ALL, true), synced: true, weight: 4 };
+    expect(story.lastReport.lastPrimary).toEqual(last);
     story.polled(statusOf(["b2"], { primary: false }));
     const localState = "Joining: receiving State Transfer";
     for (const primary of [false, true])
       story.polled(statusOf(ALL, { localState, primary, ready: false }));
-    expect(story.state.lastPrimary).toEqual({ fingerprint: printOf(ALL, true), synced: false });
+    expect(story.state.lastPrimary).toEqual({ ...last, synced: false });
     story.polled(statusOf(ALL, { localState: "Joined" }));
     expect(story.state.lastPrimary?.synced).toBe(false);
     story.polled(statusOf(ALL));
@@ -609,6 +610,49 @@ describe("the door", () => {
     };
     expect(woken(ALL)).toBe(false);
     expect(woken(DC1)).toBe(true);
+  });
+});
+
+describe("what may have happened unseen", () => {
+  test("a grant that no lease carries any more is dropped in a joint view in which commits pass, and in no other", () => {
+    const after = (view: readonly string[], outcome: "committed" | "hung") => {
+      const story = servingServer("a1");
+      story.now += 1;
+      story.leased({ epoch: 1 });
+      story.polled(statusOf(view));
+      story.probed(outcome);
+      passPolled(story, LEASE_MS + 1, {}, view);
+      return story.state.grantEpoch;
+    };
+    expect(after(ALL, "committed")).toBeNull();
+    expect(after(ALL, "hung")).toBe(1);
+    expect(after(DC1, "committed")).toBe(1);
+  });
+
+  test("after a gap in which Galera could have given up on somebody, the last Primary view is not the one seen last", () => {
+    const after = (gapMs: number) => {
+      const story = servingServer("b1");
+      story.now += gapMs;
+      story.polled(statusOf(DC2, { primary: false }));
+      return story.lastReport.lastPrimary;
+    };
+    expect(after(1_000)).toMatchObject({ fingerprint: printOf(ALL, true), synced: true });
+    expect(after(5_000)).toEqual({ fingerprint: unknownView(STATE_UUID), synced: true });
+  });
+
+  test("a start that has waited for a Primary in vain is none that failed, unless somebody had let it in", () => {
+    const failed = (livedMs: number, members: readonly string[]) => {
+      const story = servingServer("a1");
+      story.stops();
+      story.runs(101);
+      story.now += livedMs;
+      hearPeer(story, "b1", { members: membersOf(members) });
+      story.stops();
+      return story.state.failedStarts;
+    };
+    expect(failed(31_000, ["a2", "b1", "b2"])).toBe(0);
+    expect(failed(31_000, ALL)).toBe(1);
+    expect(failed(5_000, ["a2", "b1", "b2"])).toBe(1);
   });
 });
 

@@ -870,9 +870,11 @@ export class Galera {
     const nodes = this.specs.length;
     this.#learn(view);
     let live = 0;
+    let onward = 0;
     for (let i = 0; i < nodes; i++) {
       const proc = view.procs[i] ?? null;
       if (proc !== null && proc.view === view && !proc.hung) live |= 1 << i;
+      else if (proc?.alive === true && proc.view !== view) onward |= 1 << i;
     }
     const reach: number[] = [];
     for (let i = 0; i < nodes; i++) {
@@ -887,7 +889,9 @@ export class Galera {
       const before = get(view.reach, m);
       const changed = get(reach, m) ^ before;
       if (changed === 0) continue;
-      if ((changed & before) !== 0 && view.cutAt.at(-1) !== now) view.cutAt.push(now);
+      // Whoever goes on to the next view is not cut off.
+      const isCut = (onward & (1 << m)) === 0 && (changed & before & ~onward) !== 0;
+      if (isCut && view.cutAt.at(-1) !== now) view.cutAt.push(now);
       same = false;
       for (let n = 0; n < nodes; n++)
         if ((changed & (1 << n)) !== 0) view.upSince[m * nodes + n] = now;

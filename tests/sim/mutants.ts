@@ -1123,6 +1123,70 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    id: "idle.old",
+    breaks: "A word of not being Primary counts though the candidate has been Primary since",
+    scenario: "b2 and b3 are not promoted beside it (seed 2)",
+    edits: [{ file: RULES, from: "?? 0) > heard.at", to: "?? 0) > heard.at + 1e12" }],
+  },
+  {
+    id: "ahead.unknown",
+    breaks: "Who does not say where it stands is behind",
+    scenario: "before it is known where dc1 stands (seed 5)",
+    edits: [{ file: RULES, from: "if (isKnown ? isBehind :", to: "if (!isKnown || isBehind ||" }],
+  },
+  {
+    id: "grant.stale",
+    breaks: "A grant is a right to stay until somebody says that it is closed",
+    scenario: "it does not stay on it when dc1 is isolated (seed 3)",
+    edits: [{ file: SERVER, from: "  doubtGrant(turn);\n", to: "" }],
+  },
+  {
+    id: "straight.unwatched",
+    breaks: "The last Primary view is the last that was seen, however long nobody looked",
+    scenario: "it does not say that it came straight from the view before (seed 1)",
+    edits: [
+      { file: SERVER, from: "if (unwatched) return", to: "if (unwatched && now < 0) return" },
+    ],
+  },
+  {
+    id: "inside.silent",
+    breaks:
+      "Whoever is in the component has come straight from the noted view, whether it says so or not",
+    scenario: "its weight proves nothing against those (seed 3)",
+    edits: [
+      {
+        file: RULES,
+        from: "const inside = new Set(candidate.reporting.flatMap((each) => each.report.gcommUuid ?? []));\n  const weightInside",
+        to: "const inside = new Set(fingerprintMembers(candidate.fingerprint));\n  const weightInside",
+      },
+    ],
+  },
+  {
+    id: "lease.hanging",
+    breaks:
+      "A lease is renewed for one whose commits hang as long as others have said that theirs flow",
+    scenario: "heavy dc1's doors are closed when its view changes",
+    edits: [
+      {
+        file: ARBITRATOR,
+        from: 'if (report.probe === "hanging") return "no promise: commits hang";\n',
+        to: "",
+      },
+    ],
+  },
+  {
+    id: "weight.unheard",
+    breaks: "The arithmetic knows of no weight but those that were reported",
+    scenario: "and is not promoted beside dc1",
+    edits: [{ file: RULES, from: "(lastPrimary.weight ?? known) - known", to: "0 * known" }],
+  },
+  {
+    id: "starts.vain",
+    breaks: "A start that found no Primary counts as one that failed",
+    scenario: "dc2 has been booted meanwhile",
+    edits: [{ file: SERVER, from: "(foundNobody(state, now) ? 0 : 1)", to: "1" }],
+  },
+  {
     id: "names.galera",
     breaks: "Members have no other names than those that Galera gives them",
     scenario: "dc2 goes on (seed 1)",

@@ -22,7 +22,7 @@ const ROOT = join(import.meta.dir, "..", "..");
 /** Copies are named after the process that makes them. */
 const COPY = "gm-mutant-";
 /** Told stories: each rule has one that was told about it. */
-const SCENARIOS = ["scenarios", "faults", "evict", "config", "replay"].map(
+const SCENARIOS = ["scenarios", "unheard", "faults", "evict", "config", "replay"].map(
   (name) => `tests/sim/${name}_test.ts`,
 );
 /** For starting up, one history that is long, and the bound of a scenario run. */
