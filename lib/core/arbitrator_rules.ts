@@ -323,11 +323,12 @@ function aheadOutside(state: ArbitratorState, candidate: Candidate): string | nu
     const heard = state.heard.get(id);
     if (heard === undefined || heard.at < state.notedAt) continue;
     const { position } = standing(id, heard.report);
-    const isKnown = position !== null && position.seqno >= 0;
+    // One that has no rows, as after a full transfer that was cut short, says so; another is still reading them.
+    const reads = heard.report.reading === true && state.durable.noted?.members.includes(name);
     const isBehind = position?.uuid !== forkPoint.uuid || position.seqno <= lastCommitted;
-    if (isKnown ? isBehind : state.durable.noted?.members.includes(name) !== true) continue;
+    if (isBehind && reads !== true) continue;
     if (quorumOf(state, candidate, outside) === null) return null;
-    const stands = isKnown ? `stands at ${position.seqno}` : "does not say where it stands";
+    const stands = reads === true ? "has not said where it stands" : `stands at ${position?.seqno}`;
     return `${name} ${stands}, the component at ${lastCommitted}, and those outside could have been Primary together since`;
   }
   return null;

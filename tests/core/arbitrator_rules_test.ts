@@ -328,16 +328,18 @@ describe("outside.excluded", () => {
     });
   });
 
-  test("lineage.noted refuses while one outside does not say where it stands, and those could have been Primary since", () => {
+  test("lineage.noted refuses while one outside still reads where it stands, and those could have been Primary since", () => {
     const segments = { dc1: ["a1", "a2", "a3"], dc2: ["b1", "b2"] };
-    const seen = (seqno: number | null) => {
+    const seen = (seqno: number | null, reading: boolean) => {
       const story = calmArbitrator({ config: coreCluster({ segments }) });
-      story.reports(segments.dc1, down(seqno));
+      story.reports(segments.dc1, down(seqno, { reading }));
       story.reports(segments.dc2, { view: segments.dc2, primary: "no" });
       return story;
     };
-    expect(seen(null).verdict("dc2").rule).toBe("lineage.noted");
-    expect(seen(100).order().order.segment).toBe("dc2");
+    expect(seen(null, true).verdict("dc2").rule).toBe("lineage.noted");
+    expect(seen(100, false).order().order.segment).toBe("dc2");
+    // Its rows are gone.
+    expect(seen(null, false).order().order.segment).toBe("dc2");
   });
 
   test("outside.excluded: nor with a guard, where commits were held when they were last tried, on either side", () => {

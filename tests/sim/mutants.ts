@@ -1132,7 +1132,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "ahead.unknown",
     breaks: "Who does not say where it stands is behind",
     scenario: "before it is known where dc1 stands (seed 5)",
-    edits: [{ file: RULES, from: "if (isKnown ? isBehind :", to: "if (!isKnown || isBehind ||" }],
+    edits: [{ file: RULES, from: "if (isBehind && reads !== true)", to: "if (isBehind)" }],
   },
   {
     id: "grant.stale",
