@@ -759,9 +759,8 @@ function quorumOf(
     else if (heard !== undefined && hasGone(state, heard.report)) left += weight;
   }
   const words = "those outside could be Primary together";
-  const hidden = Math.max(...candidate.reporting.map(({ report }) => unheardWeight(state, report)));
-  if (2 * (present + silentWeight(state, candidate)) + left + Math.max(0, hidden) > all)
-    return words;
+  const hidden = Math.max(0, unheardWeight(state, candidate));
+  if (2 * (present + silentWeight(state, candidate)) + left + hidden > all) return words;
   const known = new Map(
     [...state.heard].flatMap(([id, heard]) => {
       const member = memberOf(heard);
@@ -787,12 +786,21 @@ function quorumOf(
   return null;
 }
 
-/** By how much a server's last Primary view, if that is the noted one, weighs more than has been heard of its members. */
-function unheardWeight(state: ArbitratorState, { lastPrimary }: Report): number {
+/**
+ * By how much the noted view weighs more, by the words of those whose last Primary view it is, than has been heard of
+ * its members: the largest difference, and 0 where there is none or it cannot be told.
+ */
+function unheardWeight(state: ArbitratorState, { reporting }: Candidate): number {
   const print = state.durable.noted?.fingerprint;
-  if (print === undefined || lastPrimary?.fingerprint !== print) return 0;
-  const known = weightOfUuids(state, fingerprintMembers(print));
-  return known === null ? 0 : (lastPrimary.weight ?? known) - known;
+  const known = print === undefined ? null : weightOfUuids(state, fingerprintMembers(print));
+  if (known === null) return 0;
+  let most = 0;
+  for (const { report } of reporting) {
+    const { lastPrimary } = report;
+    const weight = lastPrimary?.fingerprint === print ? (lastPrimary?.weight ?? known) : known;
+    if (Math.abs(weight - known) > Math.abs(most)) most = weight - known;
+  }
+  return most;
 }
 
 /**
@@ -838,10 +846,9 @@ function againstArithmetic(
       return `${server.name} did not come straight from the noted view`;
     }
     if (report.leaving) return `${server.name} is leaving`;
-    const unheard = unheardWeight(state, report);
-    if (unheard !== 0)
-      return `the noted view weighs ${unheard} more at ${server.name} than was heard`;
   }
+  const unheard = unheardWeight(state, candidate);
+  if (unheard !== 0) return `the noted view weighs ${unheard} more than has been heard`;
   for (const server of state.config.servers) {
     const changed = state.heard.get(server.id)?.weightChangedAt ?? Number.NEGATIVE_INFINITY;
     if (now - changed < state.config.outwaitMs)

@@ -222,6 +222,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     id: "promise.hanging",
+    // Each of the two conditions holds most of what the other one does.
     breaks: "The arbitrator renews leases of a view whose commits hang",
     scenario: "loses Galera's link alone, and decisions are paused",
     edits: [
@@ -229,6 +230,11 @@ export const MUTANTS: readonly Mutant[] = [
         file: ARBITRATOR,
         from: 'young?.fingerprint === report.fingerprint && young.probe !== "hanging"',
         to: "young?.fingerprint === report.fingerprint",
+      },
+      {
+        file: ARBITRATOR,
+        from: 'if (report.probe === "hanging") return "no promise: commits hang";\n',
+        to: "",
       },
     ],
   },
@@ -1178,7 +1184,7 @@ export const MUTANTS: readonly Mutant[] = [
     id: "weight.unheard",
     breaks: "The arithmetic knows of no weight but those that were reported",
     scenario: "and is not promoted beside dc1",
-    edits: [{ file: RULES, from: "(lastPrimary.weight ?? known) - known", to: "0 * known" }],
+    edits: [{ file: RULES, from: "most = weight - known;", to: "most = 0;" }],
   },
   {
     id: "starts.vain",
